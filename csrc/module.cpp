@@ -1,0 +1,55 @@
+// Floor 5: the Python module pybilevel._C. No torch headers here: the torch operators of csrc/ops register
+// themselves with the dispatcher when this library is loaded.
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace pb {
+namespace {
+
+/// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: the rows of registry.def, in order.
+py::dict registry() {
+  py::list problems, optimizers;
+#define PB_PROBLEM(loss, coordinates) problems.append(py::make_tuple(#loss, #coordinates));
+#define PB_OPTIMIZER(name) optimizers.append(#name);
+#include "registry.def"
+  py::dict rows;
+  rows["problems"] = problems;
+  rows["optimizers"] = optimizers;
+  return rows;
+}
+
+/// Which instruction sets the CPU kernels were compiled for, and which of them this processor has.
+py::dict instruction_sets() {
+  py::dict sets;
+  sets["baseline"] = true;
+#if PB_HAS_AVX2
+  sets["avx2"] = static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+#endif
+  return sets;
+}
+
+/// How this library was built: what a bug report and a benchmark result need to state.
+py::dict build_info() {
+  py::dict info;
+  info["version"] = PB_VERSION;
+  info["compiler"] = PB_COMPILER;
+  info["isa"] = instruction_sets();
+  info["cuda"] = static_cast<bool>(PB_WITH_CUDA);
+  info["cuda_compiler"] = PB_CUDA_COMPILER;
+  info["cuda_architectures"] = PB_CUDA_ARCHITECTURES;
+  info["torch"] = PB_TORCH_VERSION;
+  info["torch_cuda"] = static_cast<bool>(PB_WITH_TORCH_CUDA);
+  return info;
+}
+
+}  // namespace
+}  // namespace pb
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native part of pybilevel.";
+  m.def("build_info", &pb::build_info, "Versions, instruction sets and CUDA state of this build.");
+  m.def("registry", &pb::registry, "The problems and optimizers with native kernels.");
+  // Bindings of other parts: one csrc/module_<part>.cpp each (compiled automatically), declared and called here.
+}
