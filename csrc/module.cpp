@@ -6,6 +6,9 @@
 namespace py = pybind11;
 
 namespace pb {
+
+void bind_plans(py::module_& m);  // module_plans.cpp
+
 namespace {
 
 /// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: the rows of registry.def, in order.
@@ -52,4 +55,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &pb::build_info, "Versions, instruction sets and CUDA state of this build.");
   m.def("registry", &pb::registry, "The problems and optimizers with native kernels.");
   // Bindings of other parts: one csrc/module_<part>.cpp each (compiled automatically), declared and called here.
+  pb::bind_plans(m);
 }

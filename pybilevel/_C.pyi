@@ -1,5 +1,6 @@
 """Types of the native module (csrc/module*.cpp)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, Any]:
@@ -7,3 +8,45 @@ def build_info() -> dict[str, Any]:
 
 def registry() -> dict[str, list[Any]]:
     """The rows of csrc/registry.def: "problems" [(loss, coordinates), ...] and "optimizers" [name, ...]."""
+
+# csrc/core/plan.hpp and plan_machine.hpp. A plan is a list of ops, integers code | operand << 3.
+
+class PlanReport:
+    """What a valid plan costs, counted by the abstract machine."""
+
+    @property
+    def forward_ops(self) -> int: ...
+    @property
+    def forward_advances(self) -> int: ...
+    @property
+    def advances(self) -> int: ...
+    @property
+    def undone(self) -> int: ...
+    @property
+    def saves(self) -> int: ...
+    @property
+    def peak_slots(self) -> int: ...
+
+def store_all(steps: int) -> list[int]:
+    """Keeps every state."""
+
+def revolve(steps: int, slots: int) -> list[int]:
+    """Binomial checkpointing with at most `slots` slots."""
+
+def periodic(steps: int, every: int) -> list[int]:
+    """Keeps every `every`-th state, and one segment at a time."""
+
+def revolve_advances(steps: int, slots: int) -> int:
+    """The closed form t(T, c) of the least number of advanced steps."""
+
+def slots_used(ops: Sequence[int]) -> int:
+    """1 + the highest slot that the ops name, 0 if none."""
+
+def op_text(op: int) -> str:
+    """An op in words, such as 'ADVANCE 3'."""
+
+def check_plan(ops: Sequence[int], steps: int, slots: int, reversed: int) -> PlanReport:
+    """Runs the abstract machine; ValueError names the op that is wrong and the remedy."""
+
+def trace_plan(ops: Sequence[int], steps: int, slots: int, reversed: int) -> list[int]:
+    """The order of execution: t for step t advanced, -1 - t for step t reversed."""

@@ -1,0 +1,27 @@
+"""Schedules: what is stored, what is recomputed. A schedule writes plans; the drivers run them."""
+
+from pybilevel.schedules.base import Schedule
+from pybilevel.schedules.budget import format_bytes, parse_bytes, plan_bytes, within
+from pybilevel.schedules.ops import Code, Op, decode, encode
+from pybilevel.schedules.periodic import Periodic
+from pybilevel.schedules.plan import Plan
+from pybilevel.schedules.revolve import Revolve
+from pybilevel.schedules.store_all import StoreAll
+from pybilevel.schedules.truncated import Truncated
+
+__all__ = [
+    "Code",
+    "Op",
+    "Periodic",
+    "Plan",
+    "Revolve",
+    "Schedule",
+    "StoreAll",
+    "Truncated",
+    "decode",
+    "encode",
+    "format_bytes",
+    "parse_bytes",
+    "plan_bytes",
+    "within",
+]
