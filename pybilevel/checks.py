@@ -1,0 +1,60 @@
+"""Small argument checks shared by the vocabulary: whether values can be read cheaply, and what they must satisfy."""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether reading the values of `tensor` is safe and free of a device sync: on CPU, real, not being traced."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
+        return False
+    return not isinstance(tensor, FakeTensor) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether `value` is a plain number (bool is not one)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_floating(name: str, tensor: Any) -> None:
+    """Raise TypeError unless `tensor` is a tensor of a floating dtype."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}: wrap it in torch.as_tensor")
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {tensor.dtype}: call .float() or .double() on it"
+        )
+
+
+def check_same(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, reference: str) -> None:
+    """Raise unless `tensor` has the dtype and the device of the argument called `reference`."""
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} is {tensor.dtype} but {reference} is {dtype}: cast one with .to(dtype)")
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but {reference} is on {device}: move one with .to(device)"
+        )
+
+
+def check_range(name: str, value: "Tensor | float", *, below: float | None = None) -> None:
+    """Raise ValueError unless every value is finite, >= 0 and (if `below` is given) < `below`.
+
+    Tensors whose values are not cheap to read (CUDA, traced) pass.
+    """
+    if isinstance(value, Tensor):
+        if not readable(value):
+            return
+        low, high = (bound.item() for bound in torch.aminmax(value.detach()))
+    else:
+        low = high = float(value)
+    limit = float("inf") if below is None else below
+    # NaN fails both comparisons
+    if not (low >= 0 and high < limit):
+        offending = low if not low >= 0 else high
+        allowed = "finite and >= 0" if below is None else f"in [0, {below:g})"
+        raise ValueError(f"{name} must be {allowed}, got {offending:g}")

@@ -1,0 +1,87 @@
+"""The normalised arguments of one unroll: what `arguments.normalise` makes, and both engines and explain take."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine.state import State
+from pybilevel.hypergradient import Method
+from pybilevel.optimizers import Buffers, Optimizer
+from pybilevel.problems import LinearProblem
+from pybilevel.schedules import Schedule
+
+Backend = Literal["auto", "fused", "generic"]
+Inner = LinearProblem | Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One checked call of `unroll`. An engine is `reasons(call)`, `run(call) -> (w_T, State)` and `describe(call)`.
+
+    Attributes:
+        inner: a fused problem (already in float32 or float64) or a callable.
+        w0: the initial parameters; None means the zeros of the problem. With a state: the state's w.
+        hparams: the pytree given to a callable; None: the callable takes w alone.
+        steps: T >= 0.
+        optimizer: the inner optimizer.
+        settings: its uniform settings by name, each of len(tasks) + 1 axes and expandable to [*tasks, steps].
+        elementwise: its settings with a value a parameter, by name: one tensor [1 or steps, ...] a leaf of w0.
+            Every name of `optimizer.settings()` is in exactly one of the two.
+        method: how to differentiate.
+        memory: "auto", a number of bytes, or a schedule; `memory.plan_for` makes the plan of it.
+        state: where to go on from, or None.
+        return_state: whether the caller wants the final state.
+        backend: what the caller asked for.
+    """
+
+    inner: Inner
+    w0: Any
+    hparams: Any
+    steps: int
+    optimizer: Optimizer
+    settings: Mapping[str, Tensor]
+    elementwise: Mapping[str, tuple[Tensor, ...]]
+    method: Method
+    memory: Literal["auto"] | int | Schedule
+    state: State | None
+    return_state: bool
+    backend: Backend
+
+    @property
+    def problem(self) -> LinearProblem | None:
+        """The inner problem if it is a fused one."""
+        return self.inner if isinstance(self.inner, LinearProblem) else None
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The leading task dimensions *B; () for callables."""
+        return self.inner.tasks if isinstance(self.inner, LinearProblem) else ()
+
+    @property
+    def start(self) -> int:
+        """The step counter at w0."""
+        return 0 if self.state is None else self.state.step
+
+    def initial(self) -> Any:
+        """w0 as tensors (the zeros are made if w0 is None)."""
+        if self.w0 is None and isinstance(self.inner, LinearProblem):
+            return self.inner.initial()
+        return self.w0
+
+    def initial_buffers(self) -> tuple[Buffers, ...]:
+        """The optimizer's buffers at w0, one tuple a leaf."""
+        if self.state is not None:
+            return self.state.buffers
+        return tuple(self.optimizer.init(leaf.detach()) for leaf in pytree.tree_leaves(self.initial()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the unroll runs."""
+        if isinstance(self.inner, LinearProblem):
+            return self.inner.device
+        device: torch.device = pytree.tree_leaves(self.w0)[0].device
+        return device

@@ -1,0 +1,113 @@
+"""The grammar of optimizer settings, decided by ndim and never by size.
+
+A *uniform* setting is a number, or a tensor (), [steps], [*B, 1] or [*B, steps]: one value a step and a task. An
+*elementwise* one is shaped like the parameters: a pytree like w0 (or one tensor, where w0 is one tensor) whose
+leaves are numbers, () or of the parameter's shape, or have a leading steps axis if ndim is one more.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.checks import check_floating, check_range, is_number
+
+Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors shaped like w0
+
+
+def check_setting(name: str, value: Setting, *, below: float | None = None) -> None:
+    """Raise unless `value` is a setting whose values are finite, >= 0 and (if given) < `below`."""
+    leaves = [value] if is_number(value) or isinstance(value, Tensor) else pytree.tree_leaves(value)
+    if not leaves:
+        raise TypeError(f"{name} is empty: {value!r}; give a number, a tensor or a pytree shaped like w0")
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            check_floating(name, leaf)
+        elif not is_number(leaf):
+            raise TypeError(f"{name} must be a number, a floating tensor or a pytree of these, got {leaf!r}")
+        check_range(name, leaf, below=below)
+
+
+def is_elementwise(value: Setting, tasks: Sequence[int]) -> bool:
+    """Whether `value` has one value a parameter: it is a container, or a tensor of more than len(tasks) + 1 axes."""
+    if is_number(value):
+        return False
+    return not isinstance(value, Tensor) or value.ndim > len(tasks) + 1
+
+
+def resolve(
+    name: str,
+    value: float | Tensor,
+    steps: int,
+    tasks: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """A uniform setting as a tensor of len(tasks) + 1 axes that expands to [*tasks, steps].
+
+    Differentiable in `value`, which is cast to `dtype` (and moved, if it has no axes).
+
+    Raises:
+        ValueError: the shape is none of (), [steps], [*B, 1], [*B, steps] (the text gives both), or the device is
+            another.
+    """
+    lead = [1] * len(tasks)
+    if not isinstance(value, Tensor):
+        return torch.full([*lead, 1], float(value), dtype=dtype, device=device)
+    if value.ndim == 0:
+        return value.to(device=device, dtype=dtype).reshape([*lead, 1])
+    _check_device(name, value, device)
+    if value.ndim == 1:
+        if value.shape[0] != steps:
+            raise ValueError(
+                f"{name} has length {value.shape[0]} but there are {steps} steps: a 1-D {name} has one value a step"
+                + (f"; for one a task give it shape {[*tasks, 1]}" if tasks else "")
+            )
+        return value.to(dtype).reshape([*lead, steps])
+    shape = list(value.shape)
+    if shape not in ([*tasks, 1], [*tasks, steps]):
+        raise ValueError(
+            f"{name} has shape {shape}: with tasks {list(tasks)} and {steps} steps it must be a number, (), "
+            f"[{steps}], {[*tasks, 1]} or {[*tasks, steps]}"
+        )
+    return value.to(dtype)
+
+
+def resolve_elementwise(name: str, value: Setting, steps: int, w0: Any) -> tuple[Tensor, ...]:
+    """An elementwise setting as one tensor a leaf of `w0`: [1, *shape], [1, 1, ...] or [steps, *shape].
+
+    Raises:
+        ValueError: the structure or a shape differs from w0's (the text gives both), or the device does.
+    """
+    leaves, spec = pytree.tree_flatten(w0)
+    values, value_spec = pytree.tree_flatten(value)
+    if spec != value_spec:
+        raise ValueError(f"{name} has the structure {value_spec} but w0 has {spec}: make them the same")
+    pairs = enumerate(zip(values, leaves, strict=True))
+    return tuple(_resolve_leaf(f"{name}[{i}]", value, steps, w) for i, (value, w) in pairs)
+
+
+def _resolve_leaf(name: str, value: float | Tensor, steps: int, w: Tensor) -> Tensor:
+    ones = [1] * (w.ndim + 1)
+    if not isinstance(value, Tensor):
+        return torch.full(ones, float(value), dtype=w.dtype, device=w.device)
+    if value.ndim == 0:
+        return value.to(device=w.device, dtype=w.dtype).reshape(ones)
+    _check_device(name, value, w.device)
+    if value.shape == w.shape:
+        return value.to(w.dtype).unsqueeze(0)
+    if list(value.shape) == [steps, *w.shape]:
+        return value.to(w.dtype)
+    raise ValueError(
+        f"{name} has shape {list(value.shape)} but its parameter has {list(w.shape)}: it must be a number, (), "
+        f"{list(w.shape)} or {[steps, *w.shape]}"
+    )
+
+
+def _check_device(name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(
+            f"{name} is on {value.device} but w0 is on {device}: move it with .to({str(device)!r})"
+        )

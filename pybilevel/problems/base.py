@@ -1,0 +1,219 @@
+"""What every linear inner problem shares: shapes, checks, the regulariser and the reduction."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from pybilevel.checks import LOW_PRECISION, check_floating, check_range, check_same, is_number
+
+Reduction = Literal["mean", "sum"]
+
+
+class LinearProblem(ABC):
+    """A linear model with a row loss, for any number of tasks at once.
+
+        L(W) = (1/n) sum_i weights_i loss(x_i W, y_i) + l2/2 |W|^2        ("sum": without 1/n)
+
+    Attributes:
+        x: features [*B, n, d]; any strides.
+        y: integer classes [*B, n] or floating targets [*B, n, c].
+        weights: [*B, n], or None for ones.
+        l2: () or [*B], of the dtype of x.
+        bias: whether W has a last row that is added and not regularised: W is [*B, d+1, c], else [*B, d, c].
+        reduction: "mean" or "sum".
+        num_classes: c.
+        loss: the name of the row loss in the native registry.
+    """
+
+    loss: ClassVar[str]
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        num_classes: int,
+        weights: Tensor | None,
+        l2: float | Tensor,
+        bias: bool,
+        reduction: Reduction,
+    ) -> None:
+        self.x = x
+        self.y = y
+        self.num_classes = num_classes
+        self.weights = weights
+        self.bias = bool(bias)
+        self.reduction = reduction
+        self.l2 = _resolve_l2(l2, x)
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
+        if weights is not None:
+            _check_weights(weights, x)
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The leading task dimensions *B."""
+        return tuple(self.x.shape[:-2])
+
+    @property
+    def n(self) -> int:
+        """Examples a task."""
+        return self.x.shape[-2]
+
+    @property
+    def d(self) -> int:
+        """Features, without the bias."""
+        return self.x.shape[-1]
+
+    @property
+    def c(self) -> int:
+        """Outputs: num_classes."""
+        return self.num_classes
+
+    @property
+    def rows(self) -> int:
+        """Rows of W: d, and one more for the bias."""
+        return self.d + int(self.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that W and the computation have: that of x, float32 for half and bfloat16."""
+        return torch.float32 if self.x.dtype in LOW_PRECISION else self.x.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of x."""
+        return self.x.device
+
+    @property
+    def scale(self) -> float:
+        """What the sum of the row losses is multiplied by: 1/n or 1."""
+        return 1.0 / self.n if self.reduction == "mean" else 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of W: [*B, d, c], or [*B, d+1, c] with bias."""
+        return (*self.tasks, self.rows, self.c)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The floating tensors that may carry gradients, by attribute name: x, soft y, weights, l2."""
+        found = {"x": self.x}
+        if self.y.is_floating_point():
+            found["y"] = self.y
+        if self.weights is not None:
+            found["weights"] = self.weights
+        found["l2"] = self.l2
+        return found
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
+        """The same problem on other tensors (a subset of `tensors()`); shapes are not checked again."""
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone.__dict__.update(tensors)
+        return clone
+
+    def promoted(self) -> Self:
+        """Itself in float32 or float64; half and bfloat16 tensors are cast up, differentiably."""
+        if self.x.dtype not in LOW_PRECISION:
+            return self
+        return self.with_tensors({name: tensor.to(self.dtype) for name, tensor in self.tensors().items()})
+
+    def initial(self) -> Tensor:
+        """Zeros of the shape of W."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+    def logits(self, w: Tensor, x: Tensor) -> Tensor:
+        """Predictions x W (+ bias): [*B, m, d] -> [*B, m, c]."""
+        if not self.bias:
+            return x @ w
+        return x @ w[..., :-1, :] + w[..., -1:, :]
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """The value of L, one a task: [*B, rows, c] -> [*B]."""
+        rows = self.row_losses(self.logits(w, self.x))
+        if self.weights is not None:
+            rows = rows * self.weights
+        regularised = w[..., :-1, :] if self.bias else w
+        return rows.sum(-1) * self.scale + 0.5 * self.l2 * regularised.square().sum((-2, -1))
+
+    @abstractmethod
+    def row_losses(self, z: Tensor) -> Tensor:
+        """The loss of each example from its predictions: [*B, n, c] -> [*B, n]."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(tasks={list(self.tasks)}, n={self.n}, d={self.d}, c={self.c}, "
+            f"bias={self.bias}, reduction={self.reduction!r}, dtype={self.dtype}, device={self.device})"
+        )
+
+
+def check_x(x: Tensor) -> None:
+    """Raise unless x is a floating [*B, n, d] with n, d >= 1."""
+    check_floating("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x must be [*B, n, d], got shape {list(x.shape)}: add the missing axes")
+    if x.shape[-2] == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must have n >= 1 examples and d >= 1 features, got [*B, n, d] = {list(x.shape)}")
+
+
+def check_targets(y: Tensor, x: Tensor) -> None:
+    """Raise unless y is a floating [*B, n, c] that goes with x."""
+    check_same("y", y, x.dtype, x.device, "x")
+    if y.ndim != x.ndim or y.shape[:-1] != x.shape[:-1]:
+        raise ValueError(
+            f"y must be [*B, n, c] = {[*x.shape[:-1], 'c']}, got {list(y.shape)} (x is {list(x.shape)})"
+        )
+    if y.shape[-1] == 0:
+        raise ValueError(f"y must have c >= 1 columns, got shape {list(y.shape)}")
+
+
+def class_count(y: Tensor, x: Tensor, num_classes: int | None) -> int:
+    """c for integer classes y [*B, n]: num_classes, or the largest class + 1 (reads y, which syncs on CUDA)."""
+    if y.dtype == torch.bool or y.is_complex():
+        raise TypeError(f"y must hold integer classes or floating targets, got {y.dtype}: call .long() on it")
+    if y.device != x.device:
+        raise ValueError(f"y is on {y.device} but x is on {x.device}: move one with .to(device)")
+    if y.shape != x.shape[:-1]:
+        raise ValueError(f"integer y must be [*B, n] = {list(x.shape[:-1])}, got {list(y.shape)}")
+    if num_classes is None:
+        if y.numel() == 0:
+            raise ValueError("num_classes cannot be inferred from an empty y: pass num_classes")
+        num_classes = int(y.max()) + 1
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be an int >= 1, got {num_classes!r}")
+    return num_classes
+
+
+def check_classes(y: Tensor, num_classes: int) -> None:
+    """Raise unless 0 <= y < num_classes (the values of y are known to be readable)."""
+    low, high = (int(bound) for bound in torch.aminmax(y))
+    if low < 0 or high >= num_classes:
+        offending = low if low < 0 else high
+        raise ValueError(
+            f"y holds the label {offending}, outside [0, {num_classes}): fix y, or raise num_classes"
+        )
+
+
+def _resolve_l2(l2: float | Tensor, x: Tensor) -> Tensor:
+    if not isinstance(l2, Tensor):
+        if not is_number(l2):
+            raise TypeError(f"l2 must be a number or a tensor () or [*B], got {type(l2).__name__}")
+        check_range("l2", l2)
+        return torch.full((), float(l2), dtype=x.dtype, device=x.device)
+    check_floating("l2", l2)
+    check_range("l2", l2)
+    if l2.ndim == 0:
+        return l2.to(device=x.device, dtype=x.dtype)
+    check_same("l2", l2, x.dtype, x.device, "x")
+    if l2.shape != x.shape[:-2]:
+        raise ValueError(f"l2 must be () or [*B] = {list(x.shape[:-2])}, got {list(l2.shape)}")
+    return l2
+
+
+def _check_weights(weights: Tensor, x: Tensor) -> None:
+    check_floating("weights", weights)
+    check_same("weights", weights, x.dtype, x.device, "x")
+    if weights.shape != x.shape[:-1]:
+        raise ValueError(f"weights must be [*B, n] = {list(x.shape[:-1])}, got {list(weights.shape)}")
+    check_range("weights", weights)

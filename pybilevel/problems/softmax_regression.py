@@ -1,0 +1,70 @@
+"""Softmax regression: the linear classifier with the cross entropy."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pybilevel.checks import readable
+from pybilevel.problems.base import (
+    LinearProblem,
+    Reduction,
+    check_classes,
+    check_targets,
+    check_x,
+    class_count,
+)
+
+
+class SoftmaxRegression(LinearProblem):
+    """Cross entropy of a linear model.
+
+        L(W) = (1/n) sum_i weights_i CE(x_i W, y_i) + l2/2 |W|^2,   CE(z, y) = - sum_k y_k log softmax(z)_k
+
+    Args:
+        x: features [*B, n, d]; leading dimensions are tasks.
+        y: integer classes [*B, n], or soft labels [*B, n, c] (rows need not sum to one; they may carry gradients).
+        num_classes: c; None: from y (the largest integer class + 1, which reads y).
+        weights: example weights [*B, n], >= 0; None: ones. Weight 0 pads ragged tasks.
+        l2: regularisation, a number, () or [*B], >= 0; the bias is not regularised.
+        bias: append a bias row to W.
+        reduction: "mean" (1/n) or "sum".
+
+    Raises:
+        ValueError: shapes, devices, labels outside [0, c), negative or non-finite weights or l2 (values on CPU only).
+        TypeError: dtypes that are not floating, or that differ from that of x.
+    """
+
+    loss: ClassVar[str] = "softmax"
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        num_classes: int | None = None,
+        weights: Tensor | None = None,
+        l2: float | Tensor = 0.0,
+        bias: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        check_x(x)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a tensor, got {type(y).__name__}: wrap it in torch.as_tensor")
+        if y.is_floating_point():
+            check_targets(y, x)
+            if num_classes is not None and num_classes != y.shape[-1]:
+                raise ValueError(f"num_classes is {num_classes} but soft labels y have {y.shape[-1]} columns")
+            num_classes = y.shape[-1]
+        else:
+            num_classes = class_count(y, x, num_classes)
+            if readable(y):
+                check_classes(y, num_classes)
+        super().__init__(x, y, num_classes, weights, l2, bias, reduction)
+
+    def row_losses(self, z: Tensor) -> Tensor:
+        """The cross entropy of each row: [*B, n, c] -> [*B, n]."""
+        log_p = torch.log_softmax(z, -1)
+        if self.y.is_floating_point():
+            return -(self.y * log_p).sum(-1)
+        return -log_p.gather(-1, self.y.long().unsqueeze(-1)).squeeze(-1)
