@@ -1,5 +1,6 @@
-// Floor 5: the Python module pybilevel._C. No torch headers here: the torch operators of csrc/ops register
-// themselves with the dispatcher when this library is loaded.
+// Floor 5: the Python module pybilevel._C. Every part with bindings has its csrc/module_<part>.cpp, declared
+// and called here. No torch headers: the operators of csrc/ops register themselves with torch when this
+// library is loaded.
 
 #include <pybind11/pybind11.h>
 
@@ -54,6 +55,5 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of pybilevel.";
   m.def("build_info", &pb::build_info, "Versions, instruction sets and CUDA state of this build.");
   m.def("registry", &pb::registry, "The problems and optimizers with native kernels.");
-  // Bindings of other parts: one csrc/module_<part>.cpp each (compiled automatically), declared and called here.
   pb::bind_plans(m);
 }
