@@ -19,7 +19,7 @@ NATIVE = ROOT / "csrc"
 
 # ---------------------------------------------------------------------------------------------------- Python
 
-_VALUES = {"_C", "errors", "schedules", "optimizers"}
+_VALUES = {"_C", "errors", "checks", "schedules", "optimizers"}
 _VOCABULARY = _VALUES | {"problems", "hypergradient"}
 _BELOW_FACE = _VOCABULARY | {"ops", "engine", "objectives"}
 
@@ -27,8 +27,9 @@ PYTHON_ARROWS: dict[str, set[str]] = {
     # vocabulary: each sees those before it
     "_C": set(),
     "errors": {"_C"},
-    "schedules": {"_C", "errors"},
-    "optimizers": {"_C", "errors", "schedules"},
+    "checks": {"_C", "errors"},
+    "schedules": {"_C", "errors", "checks"},
+    "optimizers": {"_C", "errors", "checks", "schedules"},
     "problems": _VALUES,
     "hypergradient": _VALUES | {"problems"},
     # the floors proper
