@@ -1,0 +1,82 @@
+// The one place that knows who compiles a .cu file: nvcc, or the C++ compiler with the CPU emulator of the
+// tests. Kernels use no other CUDA header and start through launch() alone. They take one parameter: a plain
+// struct.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#ifdef PB_CUDA_EMULATOR
+#include <emulator.hpp>
+#else
+#include <cuda_runtime.h>
+#endif
+
+namespace pb::cuda {
+
+inline constexpr unsigned kWarp = 32;
+inline constexpr unsigned kFullMask = 0xffffffffu;
+inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;  // more needs an opt-in of the kernel
+
+/// The dynamic shared memory of the block, aligned to 16 bytes.
+template <class T>
+__device__ __forceinline__ T* shared_memory() {
+#ifdef PB_CUDA_EMULATOR
+  return static_cast<T*>(emulator::launch().shared);
+#else
+  extern __shared__ __align__(16) unsigned char pb_shared_memory[];
+  return reinterpret_cast<T*>(pb_shared_memory);
+#endif
+}
+
+/// What launch() starts; `stream` is a cudaStream_t, kept opaque so that callers need no CUDA header.
+struct Grid {
+  unsigned blocks;           // 0: nothing is started
+  unsigned threads;          // a multiple of the warp size
+  std::size_t shared_bytes;  // dynamic shared memory of a block
+  void* stream;              // null: the default stream
+};
+
+#ifdef PB_CUDA_EMULATOR
+
+template <class Params>
+void launch(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
+            const char*) {
+  emulator::run(kernel, grid.blocks, grid.threads, grid.shared_bytes, params);
+}
+
+#else
+
+/// Throws std::runtime_error that names the kernel, its grid and the reason, unless `status` is success.
+inline void check_launch(cudaError_t status, const Grid& grid, const char* name) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // the error is reported here: a later, innocent call must not meet it again
+  throw std::runtime_error(std::string("CUDA kernel ") + name + " failed to start (" +
+                           std::to_string(grid.blocks) + " blocks of " + std::to_string(grid.threads) +
+                           " threads, " + std::to_string(grid.shared_bytes) +
+                           " bytes of shared memory): " + cudaGetErrorString(status));
+}
+
+/// Starts kernel(params) on the stream. Asynchronous and without allocation, so it can be captured in a CUDA
+/// graph.
+template <class Params>
+void launch(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
+            const char* name) {
+  if (grid.blocks == 0) return;
+  const void* entry = reinterpret_cast<const void*>(kernel);
+  if (grid.shared_bytes > kDefaultSharedBytes) {
+    check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(grid.shared_bytes)),
+                 grid, name);
+  }
+  void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
+  check_launch(cudaLaunchKernel(entry, dim3(grid.blocks), dim3(grid.threads), arguments, grid.shared_bytes,
+                                static_cast<cudaStream_t>(grid.stream)),
+               grid, name);
+}
+
+#endif
+
+}  // namespace pb::cuda
