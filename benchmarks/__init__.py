@@ -1,0 +1,13 @@
+"""The benchmark suite: cases are data, one command runs them all (`python -m benchmarks`, or `make bench`).
+
+Floors, each importing only those above it:
+
+    cases.py       the table: every workload, its shapes (full, tiny, CUDA) and its contenders
+    workloads.py   what a workload is: inputs, leaves, the bilevel problem, the arithmetic and traffic it needs
+    peers/         one file per contender: pybilevel itself, and everything people use today
+    contenders.py  the registry of contenders by name
+    machine.py     who ran it, and the limits of that machine, measured in the same run
+    measure.py     equality first, then interleaved timing
+    memory.py      peak memory against the number of steps, in subprocesses
+    report.py      a result record as a table, JSON, Markdown and a chart
+"""

@@ -1,0 +1,114 @@
+"""Run the benchmarks: `python -m benchmarks [--only CASE ...] [--repeats N] [--tiny] [--json FILE]`.
+
+Exit status 1 if any contender failed or computed something wrong; missing ones are reported and cost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks import machine, report
+from benchmarks.cases import CASES, MEMORY, NAMES
+from benchmarks.contenders import CONTENDERS
+from benchmarks.measure import run_case
+from benchmarks.memory import run_memory
+
+RESULTS = machine.ROOT / "benchmarks" / "results"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="CASE", help=", ".join(NAMES)
+    )
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=(), metavar="NAME", help=", ".join(CONTENDERS)
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="samples of every contender (default 9)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, one sample: the smoke test")
+    parser.add_argument(
+        "--json", type=Path, help="default: benchmarks/results/DEVICE-COMMIT.json (none with --tiny)"
+    )
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="print the tables of an earlier result and stop"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here")
+    if arguments.repeats < 1 or arguments.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    if arguments.show:
+        report.show(json.loads(arguments.show.read_text()), console)
+        return 0
+    torch.set_num_threads(arguments.threads)
+    record = header(arguments, argv)
+    path = arguments.json or (None if arguments.tiny else default_path(arguments, record["commit"]))
+    for name in arguments.only:
+        console.print(f"running {name} ...", style="dim")
+        record["cases"].append(run(name, arguments))
+        if path:  # after every case: a run that is cut short keeps what it has
+            report.write_json(record, path)
+    report.show(record, console)
+    if path:
+        for written in report.write(record, path):
+            console.print(f"wrote {written}")
+    return int(bool(broken(record)))
+
+
+def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    if name == MEMORY:
+        return run_memory(arguments.device, arguments.tiny)
+    case = next(case for case in CASES if case.name == name)
+    repeats = 1 if arguments.tiny else arguments.repeats
+    return run_case(case, arguments.device, repeats, arguments.tiny, tuple(arguments.contenders))
+
+
+def header(arguments: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        "commit": machine.commit(),
+        "device": arguments.device,
+        "dtype": "float32",
+        "tiny": arguments.tiny,
+        "repeats": 1 if arguments.tiny else arguments.repeats,
+        "machine": machine.describe(arguments.device),
+        "versions": machine.versions(),
+        "cases": [],
+    }
+
+
+def default_path(arguments: argparse.Namespace, commit: str) -> Path:
+    only = [] if len(arguments.only) == len(NAMES) else list(arguments.only)
+    return RESULTS / ("-".join([arguments.device, commit.replace("+", "-dirty"), *only]) + ".json")
+
+
+def broken(record: dict[str, Any]) -> list[str]:
+    """Contenders that ran and should not have been believed: failed or wrong."""
+    entries = [entry for case in record["cases"] for entry in case.get("contenders", case.get("rows", []))]
+    return [entry["name"] for entry in entries if entry["status"].startswith(("failed", "wrong"))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Run one case: equality first, then interleaved timing of everyone who computes the right thing."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.machine import Limits, measure_limits, synchronize
+from benchmarks.peers import Run, eager
+from benchmarks.workloads import Shape, Workload
+
+TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
+FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
+SAMPLE_SECONDS = 0.02  # a sample repeats the call until it lasts about this long
+
+Results = Mapping[str, Any]
+
+
+def run_case(
+    case: Case, device: str, repeats: int, tiny: bool = False, only: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The record of one case: shape, work, limits, and one entry a contender, in the order of the table."""
+    shape = case.at(device, tiny)
+    inputs = {name: a.to(device) for name, a in case.workload.inputs(shape).items()}
+    names = [name for name in case.contenders if not only or name in only]
+    reference, tolerance = reference_results(case.workload, shape, inputs)
+    entries, runs = {}, {}
+    for name in names:
+        entries[name], run = prepare(CONTENDERS[name], case.workload, shape, inputs, reference, tolerance)
+        if run is not None:
+            runs[name] = run
+    limits = measure_limits(device, tiny)
+    for name, timing in time_interleaved(runs, device, repeats, 0.0 if tiny else SAMPLE_SECONDS).items():
+        entries[name] |= timing
+    return {
+        "name": case.name,
+        "shape": shape.as_dict(),
+        "summary": str(shape),
+        "target": case.cuda_target if device == "cuda" else case.target,
+        "leaves": list(case.workload.leaves),
+        "tolerance": tolerance,
+        **limit_entry(case.workload, shape, limits),
+        "contenders": list(entries.values()),
+    }
+
+
+def limit_entry(workload: Workload, shape: Shape, limits: Limits) -> dict[str, Any]:
+    """The unavoidable work of the case, and the time this machine needs for it at its own best rates."""
+    work = workload.work(shape)
+    seconds, bound = limits.seconds(work)
+    return {
+        "work": work._asdict(),
+        "limits": limits._asdict(),
+        "limit_seconds": seconds,
+        "limited_by": bound,
+    }
+
+
+def reference_results(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> tuple[Results, float]:
+    """The float64 eager unroll, and the tolerance: 5e-6, or twice the error of the same unroll in float32."""
+    double = {name: a.double() if a.is_floating_point() else a for name, a in inputs.items()}
+    reference = eager.build(workload, shape, double)()
+    plain = relative_errors(eager.build(workload, shape, inputs)(), reference)
+    return reference, max(TOLERANCE, FACTOR * max(plain.values()))
+
+
+def prepare(
+    contender: Contender,
+    workload: Workload,
+    shape: Shape,
+    inputs: dict[str, Tensor],
+    reference: Results,
+    tolerance: float,
+) -> tuple[dict[str, Any], Run | None]:
+    """Build, warm up and check one contender: its entry, and what to time if its results are right."""
+    entry: dict[str, Any] = {"name": contender.name, "ours": contender.ours}
+    if not contender.installed:
+        return entry | {"status": "not installed"}, None
+    try:
+        run = contender.build(workload, shape, inputs)
+        errors = relative_errors(run(), reference)
+    except ImportError as error:
+        return entry | {"status": f"not importable: {error}"}, None
+    except NotImplementedError as error:
+        return entry | {"status": f"not implemented: {error}"}, None
+    except Exception as error:  # one broken contender must not hide the others; the exit status tells
+        return entry | {"status": f"failed: {type(error).__name__}: {error}"}, None
+    entry["errors"] = errors
+    wrong = [f"{name} {error:.1e}" for name, error in errors.items() if not error <= tolerance]
+    if wrong:
+        return entry | {"status": f"wrong: {', '.join(wrong)}, allowed {tolerance:.1e}"}, None
+    return entry | {"status": "ok"}, run
+
+
+def relative_errors(results: Results, reference: Results) -> dict[str, float]:
+    """2-norm of the difference over the 2-norm of the reference, for the value and every hypergradient."""
+    errors = {}
+    for name, exact in reference.items():
+        difference = torch.linalg.vector_norm(as_double(results[name]) - as_double(exact))
+        errors[name] = float(difference / torch.linalg.vector_norm(as_double(exact)))
+    return errors
+
+
+def as_double(array: Any) -> Tensor:
+    """Any library's array as a float64 tensor on the CPU."""
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    return tensor.detach().to("cpu", torch.float64)
+
+
+def time_interleaved(
+    runs: Mapping[str, Run], device: str, repeats: int, sample_seconds: float
+) -> dict[str, dict[str, Any]]:
+    """`repeats` samples of every contender, in rounds that start with a different one each time.
+
+    Interleaving spreads a drift of the machine (frequency, neighbours) over all contenders alike; the median then
+    ignores the rounds it hit. Garbage is collected between samples and never inside one.
+    """
+    calls = {name: _calls(run, device, sample_seconds) for name, run in runs.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(repeats):
+        shift = turn % max(len(names), 1)
+        for name in names[shift:] + names[:shift]:
+            samples[name].append(_sample(runs[name], calls[name], device))
+    return {
+        name: {
+            "seconds": statistics.median(times),
+            "fastest": min(times),
+            "slowest": max(times),
+            "samples": times,
+            "calls_per_sample": calls[name],
+        }
+        for name, times in samples.items()
+    }
+
+
+def _calls(run: Run, device: str, sample_seconds: float) -> int:
+    once = _sample(run, 1, device)
+    return max(1, min(1000, math.ceil(sample_seconds / once)))
+
+
+def _sample(run: Run, calls: int, device: str) -> float:
+    gc.collect()
+    gc.disable()
+    try:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        synchronize(device)
+        return (time.perf_counter() - start) / calls
+    finally:
+        gc.enable()

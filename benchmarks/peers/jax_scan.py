@@ -1,0 +1,62 @@
+"""JAX: `jit(value_and_grad(vmap(scan(grad))))`, compiled once in `build`'s first call."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.peers import Run
+from benchmarks.workloads import Bilevel, Shape, Workload
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with the other contenders
+
+
+def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
+    import jax
+    import jax.numpy as jnp
+
+    device = jax.devices("gpu" if inputs["lr"].is_cuda else "cpu")[0]
+    arrays = {name: jax.device_put(jnp.asarray(a.cpu().numpy()), device) for name, a in inputs.items()}
+
+    def outer(leaves: dict[str, Any], constants: dict[str, Any]) -> Any:
+        return _value(workload.problem({**constants, **leaves}), workload.loss, shape)
+
+    compiled = jax.jit(jax.value_and_grad(outer))
+    leaves = {name: arrays.pop(name) for name in workload.leaves}
+
+    def run() -> dict[str, Any]:
+        value, grads = jax.block_until_ready(compiled(leaves, arrays))
+        return {"value": value, **grads}
+
+    return run
+
+
+def _value(p: Bilevel, loss: str, shape: Shape) -> Any:
+    """The mean over tasks of the validation loss after T steps under `lax.scan`."""
+    import jax
+    import jax.numpy as jnp
+
+    def mean_loss(logits: Any, y: Any, weights: Any = None) -> Any:
+        if loss == "squared":
+            rows = 0.5 * jnp.square(logits - y).sum(-1)
+        else:
+            rows = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=-1)[:, 0]
+        return (rows if weights is None else weights * rows).mean()
+
+    def task(x: Any, y: Any, x_val: Any, y_val: Any) -> Any:
+        def inner(params: tuple[Any, Any]) -> Any:
+            w, b = params
+            return mean_loss(x @ w + b, y, p.weights) + 0.5 * p.l2 * jnp.square(w).sum()
+
+        def step(params: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            grads = jax.grad(inner)(params)
+            return jax.tree.map(lambda a, g: a - p.lr * g, params, grads), None
+
+        start = (jnp.zeros((shape.d, shape.c), x.dtype), jnp.zeros(shape.c, x.dtype))
+        (w, b), _ = jax.lax.scan(step, start, length=shape.steps)
+        return mean_loss(x_val @ w + b, y_val)
+
+    batched = jax.vmap(task) if shape.tasks else task
+    return batched(p.x, p.y, p.x_val, p.y_val).mean()

@@ -1,0 +1,222 @@
+"""A result record as tables for the terminal, as Markdown, as JSON and as a chart; all pure functions of the record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import MEMORY
+
+Record = dict[str, Any]
+
+
+def seconds(value: float) -> str:
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def size(value: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def timed(case: Record) -> list[Record]:
+    return [entry for entry in case["contenders"] if "seconds" in entry]
+
+
+def ours(case: Record) -> Record | None:
+    """Our entry that the ratios refer to: the first of ours in the table, if it ran."""
+    first = next((entry for entry in case["contenders"] if entry["ours"]), None)
+    return first if first is not None and "seconds" in first else None
+
+
+def ratio(case: Record, entry: Record) -> float | None:
+    """How many times slower than ours `entry` is."""
+    mine = ours(case)
+    return entry["seconds"] / mine["seconds"] if mine and "seconds" in entry else None
+
+
+def best_peer(case: Record) -> Record | None:
+    return min((e for e in timed(case) if not e["ours"]), key=lambda e: e["seconds"], default=None)
+
+
+def percent_of_limit(case: Record, entry: Record) -> float | None:
+    return 100 * case["limit_seconds"] / entry["seconds"] if "seconds" in entry else None
+
+
+def show(record: Record, console: Console) -> None:
+    """Every case as a table, then the summary."""
+    for case in record["cases"]:
+        console.print(memory_table(case) if case["name"] == MEMORY else case_table(case))
+    if any(case["name"] != MEMORY for case in record["cases"]):
+        console.print(summary_table(record))
+
+
+def headline(case: Record) -> str:
+    """Shape, work and limit of a case in one line."""
+    work, limits = case["work"], case["limits"]
+    return (
+        f"{case['name']}: {case['summary']}; {size(work['flops'], 'FLOP')} ({work['coordinates']}), "
+        f"{size(work['bytes'], 'B')}; limit {seconds(case['limit_seconds'])} by {case['limited_by']} "
+        f"at {size(limits['flops'], 'FLOP/s')}, {size(limits['bandwidth'], 'B/s')}; "
+        f"target {case['target'] or 'none'}"
+    )
+
+
+def case_table(case: Record) -> Table:
+    table = Table(title=headline(case), title_justify="left", title_style="bold")
+    columns = ["contender", "median", "fastest .. slowest", "a task", "times ours", "% of limit", "error"]
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for entry in case["contenders"]:
+        table.add_row(*_cells(case, entry))
+    return table
+
+
+def _cells(case: Record, entry: Record) -> Iterator[str]:
+    yield entry["name"]
+    if "seconds" not in entry:
+        yield entry["status"]
+        return
+    yield seconds(entry["seconds"])
+    yield f"{seconds(entry['fastest'])} .. {seconds(entry['slowest'])}"
+    tasks = case["shape"]["tasks"]
+    yield seconds(entry["seconds"] / tasks) if tasks else ""
+    yield _optional(ratio(case, entry), "{:.3g}")
+    yield _optional(percent_of_limit(case, entry), "{:.2g}")
+    yield f"{max(entry['errors'].values()):.1e}"
+
+
+def summary_rows(record: Record) -> Iterator[list[str]]:
+    """The table of the performance page: one row a case."""
+    yield ["case", "shape", "limit", "ours", "% of limit", "best peer", "times ours", "target"]
+    for case in record["cases"]:
+        if case["name"] == MEMORY:
+            continue
+        mine, peer = ours(case), best_peer(case)
+        yield [
+            case["name"],
+            case["summary"],
+            f"{seconds(case['limit_seconds'])} ({case['limited_by']})",
+            seconds(mine["seconds"]) if mine else _first_of_ours(case),
+            _optional(percent_of_limit(case, mine) if mine else None, "{:.2g}"),
+            f"{peer['name']} {seconds(peer['seconds'])}" if peer else "none",
+            _optional(ratio(case, peer) if peer else None, "{:.3g}"),
+            case["target"],
+        ]
+
+
+def _first_of_ours(case: Record) -> str:
+    return next((entry["status"] for entry in case["contenders"] if entry["ours"]), "not selected")
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def summary_table(record: Record) -> Table:
+    header, *rows = summary_rows(record)
+    table = Table(*header, title="Summary", title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def memory_rows(case: Record) -> Iterator[list[str]]:
+    yield ["contender", *(f"T={steps}" for steps in case["steps"])]
+    by_name: dict[str, list[str]] = {}
+    for row in case["rows"]:
+        cell = size(row["peak_bytes"], "B") if row["status"] == "ok" else row["status"]
+        by_name.setdefault(row["name"], []).append(cell)
+    for name, cells in by_name.items():
+        yield [name, *cells]
+
+
+def memory_table(case: Record) -> Table:
+    header, *rows = memory_rows(case)
+    title = f"{case['name']}: peak extra bytes of {case['workload']}, {case['summary']}"
+    table = Table(*header, title=title, title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(record: Record) -> str:
+    """The record for people: machine, versions, command, the summary, and every contender of every case."""
+    facts = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
+    versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+    parts = [
+        f"# Benchmarks, {record['device']}, commit {record['commit']}",
+        f"Machine: {facts}. Versions: {versions}. {record['date']}.",
+        f"Command: `{record['command']}`. Medians of {record['repeats']} interleaved samples; float32; times "
+        "ours: time over our time.",
+    ]
+    timed_cases = [case for case in record["cases"] if case["name"] != MEMORY]
+    if timed_cases:
+        parts.append(_markdown_table(list(summary_rows(record))))
+    header = ["contender", "median", "fastest .. slowest", "a task", "times ours", "% of limit", "error"]
+    for case in record["cases"]:
+        if case["name"] == MEMORY:
+            parts += [
+                f"## memory: {case['workload']}, {case['summary']}",
+                _markdown_table(list(memory_rows(case))),
+            ]
+            continue
+        rows = [[*_cells(case, entry)] for entry in case["contenders"]]
+        padded = [row + [""] * (len(header) - len(row)) for row in rows]
+        parts += [f"## {headline(case)}", _markdown_table([header, *padded])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def write_json(record: Record, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write(record: Record, path: Path) -> list[Path]:
+    """`path` (JSON), with the Markdown and, where matplotlib is installed, the chart beside it."""
+    write_json(record, path)
+    path.with_suffix(".md").write_text(markdown(record))
+    written = [path, path.with_suffix(".md")]
+    if chart(record, path.with_suffix(".png")):
+        written.append(path.with_suffix(".png"))
+    return written
+
+
+def chart(record: Record, path: Path) -> bool:
+    """Bars of the time of every contender over ours, one group a case, log scale. False without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    cases = [case for case in record["cases"] if case["name"] != MEMORY and ours(case)]
+    if not cases:
+        return False
+    bars = [(case, entry) for case in reversed(cases) for entry in reversed(timed(case))]
+    labels = [f"{case['name']}  {entry['name']}" for case, entry in bars]
+    values = [ratio(case, entry) or 0.0 for case, entry in bars]
+    colours = ["tab:green" if entry["ours"] else "tab:grey" for _, entry in bars]
+    figure = Figure(figsize=(9, 0.8 + 0.24 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(labels, values, color=colours)
+    axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
+    axes.set(xscale="log", xlabel="time over the time of pybilevel (log scale)")
+    axes.tick_params(labelsize=8)
+    axes.margins(x=0.15, y=0.01)
+    axes.set_title(f"{record['machine'].get('gpu', record['machine']['cpu'])}, commit {record['commit']}")
+    figure.savefig(path, dpi=120)
+    return True
