@@ -1,0 +1,210 @@
+"""The arguments of `unroll`: every check before anything is computed, and the `Call` that comes of them."""
+
+from collections.abc import Callable
+from operator import index
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.checks import LOW_PRECISION, check_floating
+from pybilevel.engine.call import Backend, Call, Inner
+from pybilevel.engine.state import State
+from pybilevel.hypergradient import Method, Reverse
+from pybilevel.optimizers import Optimizer
+from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
+from pybilevel.problems import LinearProblem
+from pybilevel.schedules import Schedule, parse_bytes
+
+BACKENDS = ("auto", "fused", "generic")
+RANDOMNESS = ("different", "same", "error")
+
+
+def normalise(
+    inner: Inner,
+    w0: Any = None,
+    hparams: Any = None,
+    *,
+    steps: int,
+    optimizer: Optimizer,
+    batches: Any = None,
+    in_dims: Any = None,
+    method: Method = Reverse(),  # noqa: B008 (a frozen value)
+    memory: str | int | Schedule = "auto",
+    state: State | None = None,
+    return_state: bool = False,
+    randomness: Literal["different", "same", "error"] = "different",
+    callback: Callable[..., Any] | None = None,
+    backend: Backend = "auto",
+) -> Call:
+    """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
+    _check_later(batches=batches, in_dims=in_dims, callback=callback)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if randomness not in RANDOMNESS:
+        raise ValueError(f"randomness must be one of {', '.join(RANDOMNESS)}, got {randomness!r}")
+    steps = _steps(steps)
+    _check_method(method)
+    _check_optimizer(optimizer)
+    inner = _inner(inner, hparams)
+    w0 = _initial(inner, w0, state)
+    if state is not None:
+        state.check(optimizer)
+    settings, elementwise = _settings(inner, w0, steps, optimizer)
+    return Call(
+        inner=inner,
+        w0=w0,
+        hparams=hparams,
+        steps=steps,
+        optimizer=optimizer,
+        settings=settings,
+        elementwise=elementwise,
+        method=method,
+        memory=_memory(memory),
+        state=state,
+        return_state=bool(return_state),
+        backend=backend,
+    )
+
+
+def _check_later(**parts: Any) -> None:
+    for name, value in parts.items():
+        if value is not None:
+            raise NotImplementedError(f"{name} is not in this version of unroll: leave it None")
+
+
+def _steps(steps: Any) -> int:
+    try:
+        number = index(steps)
+    except TypeError:
+        raise TypeError(f"steps must be an int >= 0, got {steps!r}: write int(steps)") from None
+    if isinstance(steps, bool):
+        raise TypeError(f"steps must be an int >= 0, got {steps!r}: write the number of inner steps")
+    if number < 0:
+        raise ValueError(f"steps must be >= 0, got {number}: 0 returns w0, T runs T inner steps")
+    return number
+
+
+def _check_method(method: Any) -> None:
+    if isinstance(method, Reverse):
+        if method.first_order:
+            raise NotImplementedError(
+                "Reverse(first_order=True) is not in this version: use first_order=False"
+            )
+    elif isinstance(method, Method):
+        raise NotImplementedError(
+            f"pb.{type(method).__name__} is not in this version: use method=pb.Reverse()"
+        )
+    else:
+        raise TypeError(f"method must be a method such as pb.Reverse(), got {method!r}")
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer is a torch.optim.{type(optimizer).__name__}, which changes its parameters in place: build "
+            f"pb.{type(optimizer).__name__} with the same settings, such as pb.SGD(lr=0.1, momentum=0.9)"
+        )
+    if isinstance(optimizer, type) or not all(
+        hasattr(optimizer, part) for part in ("name", "settings", "init", "step")
+    ):
+        raise TypeError(f"optimizer must be an instance such as pb.SGD(lr=0.1), got {optimizer!r}")
+
+
+def _inner(inner: Any, hparams: Any) -> Inner:
+    if isinstance(inner, LinearProblem):
+        if hparams is not None:
+            raise ValueError(
+                "hparams is given but a fused problem holds its own tensors (x, y, weights, l2): build the problem "
+                "from your hyperparameters and leave hparams None"
+            )
+        return inner.promoted()
+    if not callable(inner):
+        raise TypeError(
+            f"inner must be a problem such as pb.SoftmaxRegression(x, y) or a loss(w, hparams), got {inner!r}"
+        )
+    return inner  # type: ignore[no-any-return]
+
+
+def _initial(inner: Inner, w0: Any, state: State | None) -> Any:
+    if state is not None:
+        if not isinstance(state, State):
+            raise TypeError(
+                f"state must be a pb.State, got {type(state).__name__}: pass what return_state=True gave"
+            )
+        if w0 is not None:
+            raise ValueError("both w0 and state are given: leave w0 None to go on from state.w")
+        w0 = state.w
+    if isinstance(inner, LinearProblem):
+        return None if w0 is None else _problem_w0(inner, w0)
+    if w0 is None:
+        raise ValueError(
+            "w0 is None: a callable inner loss needs initial parameters, a tensor or a pytree of tensors"
+        )
+    _check_pytree_w0(w0)
+    return w0
+
+
+def _problem_w0(problem: LinearProblem, w0: Any) -> Tensor:
+    check_floating("w0", w0)
+    shape = list(problem.shape)
+    if list(w0.shape) != shape:
+        form = "[*B, d+1, c] (the bias is the last row)" if problem.bias else "[*B, d, c]"
+        raise ValueError(f"w0 has shape {list(w0.shape)} but inner needs {form} = {shape}")
+    if w0.device != problem.device:
+        raise ValueError(f"w0 is on {w0.device} but x is on {problem.device}: move one with .to(device)")
+    if w0.dtype in LOW_PRECISION and problem.dtype == torch.float32:
+        return w0.to(torch.float32)  # type: ignore[no-any-return]
+    if w0.dtype != problem.dtype:
+        raise TypeError(f"w0 is {w0.dtype} but x is {problem.dtype}: cast one with .to(dtype)")
+    return w0  # type: ignore[no-any-return]
+
+
+def _check_pytree_w0(w0: Any) -> None:
+    leaves = pytree.tree_leaves(w0)
+    if not leaves:
+        raise ValueError(f"w0 holds no tensors: {w0!r}")
+    for i, leaf in enumerate(leaves):
+        name = "w0" if leaf is w0 else f"leaf {i} of w0"
+        check_floating(name, leaf)
+        if leaf.dtype != leaves[0].dtype:
+            raise TypeError(
+                f"{name} is {leaf.dtype} but leaf 0 is {leaves[0].dtype}: cast one with .to(dtype)"
+            )
+        if leaf.device != leaves[0].device:
+            raise ValueError(f"{name} is on {leaf.device} but leaf 0 is on {leaves[0].device}: move one")
+
+
+def _settings(
+    inner: Inner, w0: Any, steps: int, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
+    uniform: dict[str, Tensor] = {}
+    elementwise: dict[str, tuple[Tensor, ...]] = {}
+    if isinstance(inner, LinearProblem):
+        tasks, dtype, device = inner.tasks, inner.dtype, inner.device
+    else:
+        first = pytree.tree_leaves(w0)[0]
+        tasks, dtype, device = (), first.dtype, first.device
+    for name, value in optimizer.settings().items():
+        if is_elementwise(value, tasks):
+            like = inner.initial() if w0 is None and isinstance(inner, LinearProblem) else w0
+            elementwise[name] = resolve_elementwise(name, value, steps, like)
+        else:
+            uniform[name] = resolve(name, value, steps, tasks, dtype, device)
+    return uniform, elementwise
+
+
+def _memory(memory: Any) -> Literal["auto"] | int | Schedule:
+    if isinstance(memory, str) and memory == "auto":
+        return "auto"
+    if isinstance(memory, type):
+        raise TypeError(f"memory is the class {memory.__name__}: pass an instance, such as pb.StoreAll()")
+    if isinstance(memory, Schedule):
+        return memory
+    try:
+        return parse_bytes(memory)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f'memory must be "auto", a number of bytes or a schedule, got {memory!r}: {error}'
+        ) from None

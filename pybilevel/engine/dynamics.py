@@ -1,0 +1,206 @@
+"""The inner dynamics of a call as pure functions of flat tensors: one step, and its pullback."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine import captures
+from pybilevel.engine.call import Call
+from pybilevel.engine.curvature import GradientMap
+from pybilevel.optimizers import Buffers
+
+Tensors = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """The state of the dynamics: parameters, one tensor a leaf, and the optimizer's buffers, one tuple a leaf."""
+
+    w: tuple[Tensor, ...]
+    buffers: tuple[Buffers, ...]
+
+    @staticmethod
+    def like(template: "Iterate", flat: Sequence[Tensor]) -> "Iterate":
+        """The inverse of `flat`, for an iterate with as many tensors as `template`."""
+        rest = iter(flat)
+        w = tuple(next(rest) for _ in template.w)
+        return Iterate(w, tuple(tuple(next(rest) for _ in buffers) for buffers in template.buffers))
+
+    def flat(self) -> Tensors:
+        """w, then the buffers leaf by leaf."""
+        return [*self.w, *(b for buffers in self.buffers for b in buffers)]
+
+    def detach(self) -> "Iterate":
+        """The same values without a graph."""
+        return Iterate.like(self, [x.detach() for x in self.flat()])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(x.nbytes for x in self.flat())
+
+
+class Dynamics:
+    """w_{t+1} = Phi_t(w_t, theta), of the inner loss and the optimizer of a call.
+
+    Attributes:
+        start: the iterate at t = 0 (part of the caller's graph).
+        theta: the differentiable inputs of the loss: hparams and captured tensors, or the problem's tensors.
+        settings: the settings, one tensor each, and one a leaf for those with a value a parameter.
+        tape_bytes: an estimate of what one step's gradient and its pullback hold.
+    """
+
+    def __init__(self, call: Call) -> None:
+        w, self.spec = pytree.tree_flatten(call.initial())
+        self.start = Iterate(tuple(w), call.initial_buffers())
+        self._optimizer = call.optimizer
+        self._tasks = call.tasks
+        self._keys: list[tuple[str, int | None]] = [(name, None) for name in call.settings]
+        self._keys += [(name, i) for name, values in call.elementwise.items() for i in range(len(values))]
+        self.settings: Tensors = [
+            *call.settings.values(),
+            *(v for vs in call.elementwise.values() for v in vs),
+        ]
+        self.theta: Tensors
+        self._call = call
+        if call.problem is not None:
+            self._prepare_problem()
+        else:
+            self._prepare_callable()
+        self.gradient_map = GradientMap(self._loss)
+
+    def advance(
+        self, t: int, now: Iterate, theta: Tensors, settings: Tensors, watched: bool = False
+    ) -> Iterate:
+        """The iterate t + 1 from the iterate t; `watched` looks for tensors that the first pass did not see."""
+        g = self.gradient_map.gradient(now.w, theta, self._inspect if watched else None)
+        return self._step(now, g, self._at(settings, t))
+
+    def pullback(
+        self,
+        t: int,
+        now: Iterate,
+        bar: Iterate,
+        theta: Tensors,
+        settings: Tensors,
+        wanted_theta: Sequence[bool],
+        wanted_settings: Sequence[bool],
+    ) -> tuple[Iterate, Tensors, Tensors]:
+        """The cotangents of (iterate t, each wanted theta, each setting's value at t) from that of iterate t + 1."""
+        g, pull = self.gradient_map.linearise(now.w, theta, wanted_theta)
+        with torch.enable_grad():
+            state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
+            g = [x.detach().requires_grad_() for x in g]
+            values = [
+                x.detach().requires_grad_(need)
+                for x, need in zip(self._at(settings, t), wanted_settings, strict=True)
+            ]
+            after = self._step(state, g, values)
+        inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
+        pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
+        outputs, bars = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, inputs, bars, materialize_grads=True)
+        split = len(now.flat())
+        before = Iterate.like(now, found[:split])
+        through_g = pull(found[split : split + len(g)])
+        w_bar = tuple(a + b for a, b in zip(before.w, through_g[: len(g)], strict=True))
+        return Iterate(w_bar, before.buffers), through_g[len(g) :], list(found[split + len(g) :])
+
+    def place(self, index: int, t: int, whole: Tensor) -> Tensor:
+        """The part of a setting's tensor (or of its cotangent) that step t uses, as a view."""
+        axis = -1 if self._keys[index][1] is None else 0
+        return whole.select(axis, min(t, whole.shape[axis] - 1))
+
+    def _at(self, settings: Tensors, t: int) -> Tensors:
+        return [self.place(i, t, whole) for i, whole in enumerate(settings)]
+
+    def _step(self, now: Iterate, g: Sequence[Tensor], values: Tensors) -> Iterate:
+        stepped = []
+        for i, (w, g_leaf, buffers) in enumerate(zip(now.w, g, now.buffers, strict=True)):
+            mine = {
+                name: v if leaf is not None else v.reshape(v.shape + (1,) * (w.ndim - v.ndim))
+                for (name, leaf), v in zip(self._keys, values, strict=True)
+                if leaf is None or leaf == i
+            }
+            stepped.append(self._optimizer.step(w, g_leaf, buffers, mine))
+        return Iterate(tuple(w for w, _ in stepped), tuple(b for _, b in stepped))
+
+    def _prepare_problem(self) -> None:
+        problem = self._call.problem
+        assert problem is not None
+        self._names = list(problem.tensors())
+        self.theta = list(problem.tensors().values())
+        # logits, probabilities and their cotangents, and two of the size of W
+        logits = problem.x[..., :1].numel() * problem.c * problem.dtype.itemsize
+        self.tape_bytes = 8 * logits + 2 * self.start.w[0].nbytes
+
+    def _prepare_callable(self) -> None:
+        call = self._call
+        leaves, self._hspec = pytree.tree_flatten(call.hparams)
+        self._hleaves = leaves
+        self._hindex = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+        self._captured: tuple[Tensor, ...] = ()
+        w = [x.detach() for x in self.start.w]
+        hparams = [leaves[i].detach() for i in self._hindex]
+        value, seen = captures.find(lambda: self._evaluate(w, hparams), [*w, *hparams], call.device)
+        _check_loss(value)
+        _check_capture(call.inner, seen)
+        self._captured = seen.tensors
+        self.theta = [leaves[i] for i in self._hindex] + list(seen.tensors)
+        self.tape_bytes = 4 * seen.made_bytes
+
+    def _loss(self, w: Tensors, theta: Tensors) -> Tensor:
+        problem = self._call.problem
+        if problem is not None:
+            return problem.with_tensors(dict(zip(self._names, theta, strict=True)))(w[0]).sum()
+        split = len(self._hindex)
+        with captures.Substitute(self._captured, theta[split:]):
+            return self._evaluate(w, theta[:split])
+
+    def _evaluate(self, w: Tensors, hparams: Tensors) -> Tensor:
+        parameters = pytree.tree_unflatten(w, self.spec)
+        inner: Any = self._call.inner
+        if self._call.hparams is None:
+            return inner(parameters)  # type: ignore[no-any-return]
+        leaves = list(self._hleaves)
+        for i, value in zip(self._hindex, hparams, strict=True):
+            leaves[i] = value
+        return inner(parameters, pytree.tree_unflatten(leaves, self._hspec))  # type: ignore[no-any-return]
+
+    def _inspect(self, value: Tensor, leaves: Tensors) -> None:
+        if self._call.problem is not None:
+            return
+        foreign = captures.foreign_leaves(value, leaves)
+        if foreign:
+            raise ValueError(
+                f"inner uses {captures.describe(self._call.inner, foreign)} in a way that hides it from pybilevel (a "
+                "custom autograd.Function, a compiled body, or a branch not taken at first), so its gradient would be "
+                "lost: pass it through hparams, or detach it"
+            )
+
+
+def _check_loss(value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"inner must return a tensor, got {type(value).__name__}")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(
+            f"inner must return one floating number, got shape {list(value.shape)} {value.dtype}: "
+            "add .mean() or .sum()"
+        )
+
+
+def _check_capture(inner: Any, seen: captures.Capture) -> None:
+    if seen.random:
+        raise NotImplementedError(
+            "inner draws random numbers (dropout?), whose replay is not in this version: "
+            "call .eval() on the module, or draw them outside and pass them through hparams"
+        )
+    if seen.mutated:
+        raise NotImplementedError(
+            f"inner changes {captures.describe(inner, seen.mutated)} in place (running statistics of BatchNorm?), "
+            "and pb.ModuleLoss is not in this version: call .eval(), or use track_running_stats=False"
+        )

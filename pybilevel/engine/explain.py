@@ -1,0 +1,78 @@
+"""Which way a call would go, why, and what it would cost, without running it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pybilevel.engine import fused, generic
+from pybilevel.engine.arguments import normalise
+from pybilevel.engine.call import Call
+from pybilevel.engine.dynamics import Dynamics, Iterate
+from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.memory import schedule_for
+from pybilevel.engine.unroll import unroll
+from pybilevel.errors import BackendError
+from pybilevel.schedules import plan_bytes
+
+
+def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """How `verb(*args, **kwargs)` would run: `print(pb.explain(pb.unroll, inner, steps=10, optimizer=...))`.
+
+    Raises what the call itself would raise about its arguments.
+
+    Cost: nothing for the fused kernels; the generic engine runs one step and its pullback to count operations.
+    """
+    if verb is not unroll:
+        raise NotImplementedError(f"explain knows pb.unroll in this version, got {verb!r}")
+    return explain_call(normalise(*args, **kwargs))
+
+
+def explain_call(call: Call) -> Explanation:
+    """How a call would run. BackendError where running it would raise it."""
+    if call.steps == 0:
+        return describe_generic(call, ("steps = 0: w0 is returned",))
+    if call.backend == "generic":
+        return describe_generic(call, ('backend="generic" was asked for',))
+    reasons = fused.reasons(call)
+    if not reasons:
+        return fused.describe(call)
+    if call.backend == "fused":
+        raise BackendError("fused", reasons)
+    return describe_generic(call, tuple(reasons))
+
+
+def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
+    """The generic engine's account of a call."""
+    dynamics = Dynamics(call)
+    state_bytes, workspace = dynamics.start.nbytes, generic.workspace_bytes(dynamics)
+    schedule = schedule_for(call, state_bytes, workspace)
+    plan = schedule.plan(call.steps)
+    forward, backward = _flops(dynamics) if call.steps else (0, 0)
+    return Explanation(
+        backend="generic",
+        coordinates=None,
+        regime="torch operations, one step at a time",
+        reasons=reasons,
+        schedule=schedule.describe(),
+        steps=call.steps,
+        slots=plan.slots,
+        recomputation=plan.factor,
+        flops=(call.steps + plan.recomputed) * forward + plan.reversed * backward,
+        bytes_moved=None,
+        peak_memory=plan_bytes(plan.slots, state_bytes, workspace),
+    )
+
+
+def _flops(dynamics: Dynamics) -> tuple[int, int]:
+    """Operations of one step and of its pullback (products and convolutions, as torch counts them)."""
+    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+    start = dynamics.start.detach()
+    bar = Iterate.like(start, [torch.zeros_like(x) for x in start.flat()])
+    wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        dynamics.advance(0, start, theta, settings)
+    with torch.no_grad(), FlopCounterMode(display=False) as backward:
+        dynamics.pullback(0, start, bar, theta, settings, *wanted)
+    return forward.get_total_flops(), backward.get_total_flops()

@@ -1,0 +1,62 @@
+"""From what the caller asked of memory to a plan, for every engine."""
+
+import os
+from typing import Literal
+
+import torch
+
+from pybilevel.engine.call import Call
+from pybilevel.hypergradient import Reverse
+from pybilevel.schedules import Plan, Schedule, StoreAll, Truncated, plan_bytes, within
+
+SMALL_BYTES = 64 << 20
+"""Trajectories up to here are stored whole without asking the device what is free."""
+
+
+def plan_for(call: Call, state_bytes: int, workspace_bytes: int) -> Plan:
+    """The plan of a call on an engine with states and a workspace of so many bytes; truncation included."""
+    return schedule_for(call, state_bytes, workspace_bytes).plan(call.steps)
+
+
+def schedule_for(call: Call, state_bytes: int, workspace_bytes: int) -> Schedule:
+    """The schedule of a call: what it names, or what its budget buys; "auto" is a quarter of the free memory.
+
+    Raises:
+        ValueError: the budget is too small; the text gives the minimum.
+    """
+    truncate = call.method.truncate if isinstance(call.method, Reverse) else None
+    reversed_steps = call.steps if truncate is None else min(truncate, call.steps)
+    schedule = _schedule(call.memory, reversed_steps, state_bytes, workspace_bytes, call.device)
+    return schedule if truncate is None else Truncated(schedule, truncate)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be allocated on the device now: what the system has, and what torch's cache holds unused."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _schedule(
+    memory: Literal["auto"] | int | Schedule,
+    steps: int,
+    state_bytes: int,
+    workspace_bytes: int,
+    device: torch.device,
+) -> Schedule:
+    if isinstance(memory, int):
+        return within(memory, steps, state_bytes, workspace_bytes)
+    if not isinstance(memory, str):
+        return memory
+    whole = plan_bytes(max(steps - 1, 0), state_bytes, workspace_bytes)
+    if whole <= SMALL_BYTES:
+        return StoreAll()
+    return within(free_bytes(device) // 4, steps, state_bytes, workspace_bytes)

@@ -1,0 +1,119 @@
+"""The one verb: differentiate through the training of an inner model."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine import fused, generic
+from pybilevel.engine.arguments import normalise
+from pybilevel.engine.call import Backend, Call, Inner
+from pybilevel.engine.state import State
+from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.hypergradient import Method, Reverse
+from pybilevel.optimizers import Optimizer
+from pybilevel.schedules import Schedule
+
+
+def unroll(
+    inner: Inner,
+    w0: Any = None,
+    hparams: Any = None,
+    *,
+    steps: int,
+    optimizer: Optimizer,
+    batches: Any = None,
+    in_dims: Any = None,
+    method: Method = Reverse(),  # noqa: B008 (a frozen value)
+    memory: str | int | Schedule = "auto",
+    state: State | None = None,
+    return_state: bool = False,
+    randomness: Literal["different", "same", "error"] = "different",
+    callback: Callable[..., Any] | None = None,
+    backend: Backend = "auto",
+) -> Any:
+    """The parameters w_T after T inner steps, as an ordinary autograd node.
+
+        w_0 given,   w_t = Phi_t(w_{t-1}, lambda),   t = 1..T
+
+    `E(w_T).backward()` fills the leaves behind w0, hparams and everything that `inner` and `optimizer` hold, tensors
+    captured by closure or module included.
+
+    Args:
+        inner: a fused problem, such as `pb.SoftmaxRegression(x, y)`, or a callable `loss(w, hparams)` (`loss(w)` where
+            hparams is None) that returns one number.
+        w0: initial parameters, a tensor or a pytree of tensors; None: the zeros of a fused problem.
+        hparams: a pytree, given to a callable as it is; its floating tensors are differentiated.
+        steps: T >= 0. 0 returns w0, still differentiable.
+        optimizer: such as `pb.SGD(lr, momentum)`.
+        batches: one mini-batch a step. Not in this version.
+        in_dims: which axes of w0 and hparams are tasks. Not in this version; fused problems take leading dimensions.
+        method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them.
+        memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes
+            or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
+            results.
+        state: go on from what `return_state=True` gave, optimizer buffers included; leave w0 None then.
+        return_state: return (w_T, state).
+        randomness: torch.vmap's meaning, over the tasks of `in_dims`.
+        callback: called at every step. Not in this version.
+        backend: "auto", "fused" (raises if it cannot) or "generic".
+
+    Returns:
+        w_T like w0 (half and bfloat16 problems are computed and returned in float32), or (w_T, State).
+
+    Time: forward T gradients of the inner loss; backward about 3 T, and the plan's recomputed steps. Memory: the
+    slots of the plan and one step's workspace.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the text names it, its value and the remedy.
+        NotImplementedError: a part that this version does not have.
+        BackendError: backend="fused" cannot run the call; the text lists every reason.
+        DivergenceError: an iterate is not finite (checked on CPU only); `.step` is the first.
+
+    Source: Franceschi et al., Bilevel Programming for Hyperparameter Optimization and Meta-Learning, ICML 2018.
+    """
+    call = normalise(
+        inner,
+        w0,
+        hparams,
+        steps=steps,
+        optimizer=optimizer,
+        batches=batches,
+        in_dims=in_dims,
+        method=method,
+        memory=memory,
+        state=state,
+        return_state=return_state,
+        randomness=randomness,
+        callback=callback,
+        backend=backend,
+    )
+    w, last = dispatch(call)
+    return (w, last) if call.return_state else w
+
+
+def dispatch(call: Call) -> tuple[Any, State]:
+    """Run a call on the backend it asks for: the fused kernels where they can, else the generic engine."""
+    run = generic.run
+    # no steps: nothing to fuse, and the generic engine ties w0 to every input
+    if call.backend != "generic" and call.steps > 0:
+        reasons = fused.reasons(call)
+        if not reasons:
+            run = fused.run
+        elif call.backend == "fused":
+            raise BackendError(
+                "fused", reasons, 'use backend="auto" or "generic", or change what the reasons name'
+            )
+    w, last = run(call)
+    _check_finite(call, w)
+    return w, last
+
+
+def _check_finite(call: Call, w: Any) -> None:
+    if torch.compiler.is_compiling() or call.device.type != "cpu":
+        return
+    leaves: list[Tensor] = pytree.tree_leaves(w)
+    if not generic.finite(tuple(leaves)):
+        raise DivergenceError(generic.first_bad_step(call))
