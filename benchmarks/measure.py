@@ -125,13 +125,18 @@ def time_interleaved(
     Interleaving spreads a drift of the machine (frequency, neighbours) over all contenders alike; the median then
     ignores the rounds it hit. Garbage is collected between samples and never inside one.
     """
-    calls = {name: _calls(run, device, sample_seconds) for name, run in runs.items()}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    for turn in range(repeats):
-        shift = turn % max(len(names), 1)
-        for name in names[shift:] + names[:shift]:
-            samples[name].append(_sample(runs[name], calls[name], device))
+    gc.collect()
+    gc.freeze()  # what is alive now (modules, inputs) need not be scanned before every sample
+    try:
+        calls = {name: _calls(run, device, sample_seconds) for name, run in runs.items()}
+        samples: dict[str, list[float]] = {name: [] for name in runs}
+        names = list(runs)
+        for turn in range(repeats):
+            shift = turn % max(len(names), 1)
+            for name in names[shift:] + names[:shift]:
+                samples[name].append(_sample(runs[name], calls[name], device))
+    finally:
+        gc.unfreeze()
     return {
         name: {
             "seconds": statistics.median(times),
