@@ -4,6 +4,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include "cpu/dispatch.hpp"
+
 namespace py = pybind11;
 
 namespace pb {
@@ -34,12 +36,16 @@ py::dict instruction_sets() {
   return sets;
 }
 
+/// Bytes of a SIMD pack of the kernels that this processor runs: rows are padded to whole packs.
+int pack_bytes() { return cpu_kernels().pack_bytes; }
+
 /// How this library was built: what a bug report and a benchmark result need to state.
 py::dict build_info() {
   py::dict info;
   info["version"] = PB_VERSION;
   info["compiler"] = PB_COMPILER;
   info["isa"] = instruction_sets();
+  info["isa_in_use"] = cpu_kernels().isa;
   info["cuda"] = static_cast<bool>(PB_WITH_CUDA);
   info["cuda_compiler"] = PB_CUDA_COMPILER;
   info["cuda_architectures"] = PB_CUDA_ARCHITECTURES;
@@ -54,6 +60,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of pybilevel.";
   m.def("build_info", &pb::build_info, "Versions, instruction sets and CUDA state of this build.");
+  m.def("pack_bytes", &pb::pack_bytes, "Bytes of a SIMD pack of the CPU kernels in use.");
   m.def("registry", &pb::registry, "The problems and optimizers with native kernels.");
   pb::bind_plans(m);
 }

@@ -6,6 +6,9 @@ from typing import Any
 def build_info() -> dict[str, Any]:
     """Versions, instruction sets and CUDA state of this build."""
 
+def pack_bytes() -> int:
+    """Bytes of a SIMD pack of the CPU kernels in use."""
+
 def registry() -> dict[str, list[Any]]:
     """The rows of csrc/registry.def: "problems" [(loss, coordinates), ...] and "optimizers" [name, ...]."""
 

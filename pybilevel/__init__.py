@@ -1,3 +1,44 @@
 """Fast bilevel programming: differentiate through the training of an inner model."""
 
+from pybilevel.engine.explain import explain
+from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.state import State
+from pybilevel.engine.unroll import unroll
+from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.hypergradient import Forward, Implicit, Reverse, Spectral
+from pybilevel.objectives import MetaObjective, ho_objective, ml_objective
+from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from pybilevel.problems import MLP, LeastSquares, SoftmaxRegression
+from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BackendError",
+    "DivergenceError",
+    "Explanation",
+    "Forward",
+    "Implicit",
+    "LeastSquares",
+    "MetaObjective",
+    "Optimizer",
+    "Periodic",
+    "Plan",
+    "RMSprop",
+    "Reverse",
+    "Revolve",
+    "Schedule",
+    "SoftmaxRegression",
+    "Spectral",
+    "State",
+    "StoreAll",
+    "explain",
+    "ho_objective",
+    "ml_objective",
+    "unroll",
+]

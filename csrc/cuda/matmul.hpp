@@ -75,7 +75,7 @@ __device__ __forceinline__ void for_tiles(int rows, int width, int columns, F&& 
 /// C[p, q] (+)= sum_r A(p, r) B[r, q]; no barrier. Lane l has the columns l, l + 32, l + 64, l + 96 of its
 /// tile.
 template <class T>
-__device__ void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+__device__ __attribute__((noinline)) void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);
   for_tiles(static_cast<int>(s.p), q, kTile * kWarpSize, [&](int row, int first) {
     const int column = first + lane_in_warp(), width = tile_width(column, kWarpSize, q);
@@ -90,7 +90,7 @@ __device__ void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c)
 /// C(p, r) (+)= sum_q A[p, q] B[r, q]; no barrier. Short rows: lanes as in mix; long rows: lanes share a
 /// reduction.
 template <class T>
-__device__ void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+__device__ __attribute__((noinline)) void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);
   const bool shared = q >= kLongReduction;
   const int step = shared ? 1 : kWarpSize;
@@ -111,7 +111,7 @@ __device__ void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c
 
 /// out[p] (+)= sum_q A[p, q]; no barrier.
 template <class T>
-__device__ void row_sums(Shape s, Matrix<const T> a, T* out) {
+__device__ __attribute__((noinline)) void row_sums(Shape s, Matrix<const T> a, T* out) {
   for (int row = warp_in_block(); row < s.p; row += warps_of_block()) {
     T sum = 0;
     for (int q = lane_in_warp(); q < s.q; q += kWarpSize) sum += a[row][q];

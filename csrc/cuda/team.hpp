@@ -19,9 +19,9 @@ struct BlockTeam {
   using Scalar = T;
   using Lane = T;
   static constexpr Index kLanes = 1;
-  static constexpr std::size_t kScratchBytes = kMaxSums * (kMaxThreads / kWarp) * sizeof(T);
+  static constexpr int kScratch = kMaxSums * (kMaxThreads / kWarp);  // scalars; a multiple of 64 bytes
 
-  T* scratch;  // kScratchBytes of shared memory, for the team itself
+  T* scratch;  // kScratch scalars of shared memory, for the team itself
 
   __device__ static T load(const T* p) { return *p; }
   __device__ static void store(T* p, T x) { *p = x; }

@@ -1,24 +1,101 @@
-"""The fused engine: not connected yet, so every call has a reason to go elsewhere."""
+"""The fused engine: a call on a linear problem, as one native operator each way."""
 
-from typing import Any
+import torch
+from torch import Tensor
 
+from pybilevel import _C
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.layout import Layout, lay_out
+from pybilevel.engine.memory import schedule_for
 from pybilevel.engine.state import State
+from pybilevel.errors import DivergenceError
+from pybilevel.hypergradient import Reverse
+from pybilevel.ops import LinearResults, linear_unroll
+from pybilevel.optimizers import SGD
+from pybilevel.problems import LinearProblem
+from pybilevel.schedules import plan_bytes
+
+REGIMES = {"tasks": "a thread per task", "rows": "all threads on the rows of one task after another"}
 
 
 def reasons(call: Call) -> list[str]:
-    """Why the fused kernels cannot run a call; empty: they can."""
-    if call.problem is None:
-        return ["inner is a callable: the fused kernels know pb.SoftmaxRegression and pb.LeastSquares"]
-    return ["the fused kernels are not connected yet"]
+    """Why the fused kernels cannot run a call; empty if they can."""
+    problem = call.problem
+    if problem is None:
+        return [f"inner is a {type(call.inner).__name__}, not a fused problem such as pb.SoftmaxRegression"]
+    found = []
+    if problem.loss not in {loss for loss, _ in _C.registry()["problems"]}:
+        found.append(f"the loss {problem.loss!r} has no native kernel")
+    if not isinstance(call.optimizer, SGD):
+        found.append(f"the optimizer {call.optimizer.name!r} has no native kernel (need pb.SGD)")
+    if not isinstance(call.method, Reverse):
+        found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
+    found += [f"{name} has a value a parameter (need one a step or a task)" for name in call.elementwise]
+    if problem.dtype not in (torch.float32, torch.float64):
+        found.append(f"dtype {problem.dtype} (need float32 or float64)")
+    return found + _device_reasons(problem.device)
 
 
-def run(call: Call) -> tuple[Any, State]:
-    """The final parameters and state."""
-    raise NotImplementedError
+def _device_reasons(device: torch.device) -> list[str]:
+    cuda = _C.build_info()["torch_cuda"]
+    if device.type == "cpu" or (device.type == "cuda" and cuda):
+        return []
+    return [f"device {device} (this build has kernels for {'cpu and cuda' if cuda else 'cpu'})"]
+
+
+def run(call: Call) -> tuple[Tensor, State]:
+    """w_T and the final state. DivergenceError on CPU, if an iterate is not finite."""
+    results = execute(call, None)
+    problem = call.problem
+    assert problem is not None
+    w = results.w.reshape(problem.shape)
+    momentum = isinstance(call.optimizer, SGD) and call.optimizer.has_momentum
+    buffers = (results.velocity.reshape(problem.shape),) if momentum else ()
+    return w, State(w, (buffers,), call.start + call.steps, call.optimizer.name)
+
+
+def execute(call: Call, outer: LinearProblem | None) -> LinearResults:
+    """Run a call; with the rows of `outer` (its l2 is not looked at) as the outer objective, or without one.
+
+    Raises:
+        DivergenceError: on CPU, if an iterate is not finite.
+    """
+    layout = lay_out(call, outer)
+    results = linear_unroll(*layout.arguments(layout.itinerary()))
+    if call.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_status(results.status)
+    return results
+
+
+def _check_status(status: Tensor) -> None:
+    if status.numel() and int(status.max()) >= 0:
+        raise DivergenceError(int(status[status >= 0].min()))
 
 
 def describe(call: Call) -> Explanation:
-    """How the kernels would run a call."""
-    raise NotImplementedError
+    """How the fused kernels would run a call."""
+    return describe_layout(lay_out(call, None))
+
+
+def describe_layout(layout: Layout) -> Explanation:
+    """The account of a call that is laid out, query set included."""
+    call, size = layout.call, layout.size
+    scratch = layout.scratch_bytes()
+    schedule = schedule_for(call, layout.state_bytes, scratch)
+    plan = schedule.plan(call.steps)
+    tensors = [t for t in layout.tensors if t is not None]
+    extra = plan.recomputed * size.tasks * size.step_flops(layout.coordinates)
+    return Explanation(
+        backend="fused",
+        coordinates=layout.coordinates,
+        regime=f"{REGIMES[layout.regime]}; {layout.why}",
+        reasons=(),
+        schedule=schedule.describe(),
+        steps=call.steps,
+        slots=plan.slots,
+        recomputation=plan.factor,
+        flops=size.flops(layout.coordinates) + extra,
+        bytes_moved=2 * sum(t.numel() * t.element_size() for t in tensors),
+        peak_memory=plan_bytes(plan.slots, layout.state_bytes, scratch),
+    )

@@ -134,8 +134,12 @@ class LinearProblem(ABC):
         rows = self.row_losses(self.logits(w, self.x))
         if self.weights is not None:
             rows = rows * self.weights
+        return rows.sum(-1) * self.scale + self.regulariser(w)
+
+    def regulariser(self, w: Tensor) -> Tensor:
+        """l2/2 |W|^2, without the bias: [*B, rows, c] -> [*B]."""
         regularised = w[..., :-1, :] if self.bias else w
-        return rows.sum(-1) * self.scale + 0.5 * self.l2 * regularised.square().sum((-2, -1))
+        return 0.5 * self.l2 * regularised.square().sum((-2, -1))
 
     @abstractmethod
     def row_losses(self, z: Tensor) -> Tensor:

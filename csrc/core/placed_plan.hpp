@@ -1,0 +1,53 @@
+// A plan made ready for a driver: every op with the step it starts from, and where the reverse half begins.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "core/plan.hpp"
+
+namespace pb {
+
+struct PlacedOp {
+  std::int32_t code;     // OpCode
+  std::int32_t operand;  // slot or number of steps
+  std::int32_t step;     // index of the working state before the op
+};
+
+struct PlacedPlan {
+  std::vector<PlacedOp> ops;
+  Index split = 0;  // ops before the first REVERSE
+};
+
+// `ops` is a valid plan with `slots` slots (core/plan_machine.hpp judges that).
+inline PlacedPlan place(const Op* ops, Index count, Index slots) {
+  PlacedPlan placed;
+  placed.ops.reserve(count);
+  placed.split = count;
+  std::vector<std::int32_t> kept(slots, 0);
+  std::int32_t step = 0;
+  for (Index i = 0; i < count; ++i) {
+    const auto operand = static_cast<std::int32_t>(op_operand(ops[i]));
+    placed.ops.push_back({static_cast<std::int32_t>(op_code(ops[i])), operand, step});
+    switch (op_code(ops[i])) {
+      case OpCode::kSave:
+        kept.at(operand) = step;
+        break;
+      case OpCode::kLoad:
+        step = kept.at(operand);
+        break;
+      case OpCode::kAdvance:
+        step += operand;
+        break;
+      case OpCode::kReverse:
+        if (placed.split == count) placed.split = i;
+        break;
+      default:
+        throw std::invalid_argument("the plan uses UNDO, but no fused inner optimizer can invert its step.");
+    }
+  }
+  return placed;
+}
+
+}  // namespace pb

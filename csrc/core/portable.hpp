@@ -1,0 +1,34 @@
+// What every header of the kernels may assume: host/device markers, the index type, the instruction-set namespace.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__  // empty for the C++ compiler, the CPU emulator of CUDA included
+#define PB_HD __host__ __device__
+#else
+#define PB_HD
+#endif
+
+// Templates are compiled once per instruction set; the inline namespace keeps the linker from merging the copies.
+#ifndef PB_ISA
+#define PB_ISA generic
+#endif
+
+// The recurrence must round the same way wherever it is called from (a stored and a recomputed state are bitwise
+// equal), so the function that advances a state is never inlined into two different callers. nvcc contracts a * b + c
+// by the expression alone, and an opaque call would push the team's registers to memory.
+#if defined(__CUDACC__)
+#define PB_NOINLINE
+#else
+#define PB_NOINLINE __attribute__((noinline))
+#endif
+
+namespace pb {
+
+using Index = std::int64_t;
+
+// Smallest multiple of `unit` that is not below n.
+PB_HD constexpr Index round_up(Index n, Index unit) { return (n + unit - 1) / unit * unit; }
+PB_HD constexpr Index ceil_div(Index n, Index unit) { return (n + unit - 1) / unit; }
+
+}  // namespace pb

@@ -1,0 +1,50 @@
+// The Team: all that the mathematics knows about the machine.
+//
+// A team is a group of workers that run one task together: a CPU thread whose lanes are a SIMD pack of rows, a crew of
+// CPU threads, a CUDA block. Every method is collective (all members call it with the same arguments) and ends with a
+// barrier, so that what it wrote is visible to all. Results never depend on the number of workers.
+//
+//   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
+//   load(p), store(p, lane)   a lane from / to p[0 .. kLanes)
+//   for_each(n, f)            f(i) for i = 0 .. n-1, independent
+//   for_lanes(n, f)           f(i) for i = 0, kLanes, 2 kLanes ..  < n; buffers are padded to whole lanes
+//   reduce<N>(n, out, f)      f(i, Lane (&sums)[N]) adds to the sums, i as in for_lanes; out[N] in fixed order
+//   chunks(n, f)              f(member, i) for i = 0 .. n-1; a member is a team itself, chunks may run in parallel
+//   mix(shape, a, b, c)       C[p, q] (+)= sum_r A(p, r) B[r, q]       A by two strides; B, C with contiguous rows
+//   row_sums(shape, a, out)   out[p] (+)= sum_q A[p, q]
+//   dots(shape, a, b, c)      C(p, r) (+)= sum_q A[p, q] B[r, q]       A, B with contiguous rows; C by two strides
+#pragma once
+
+#include <concepts>
+
+#include "core/portable.hpp"
+#include "core/view.hpp"
+
+namespace pb {
+
+// Element (i, j) at data[i * row + j * column].
+template <class T>
+struct Strided {
+  T* data;
+  Index row;
+  Index column;
+};
+
+// Sizes of one matrix product (see mix and dots above).
+struct Shape {
+  Index p, q, r;
+  bool accumulate = false;
+};
+
+template <class Team>
+concept TeamLike = requires(Team team, typename Team::Scalar* p, typename Team::Lane lane, Shape shape) {
+  { Team::kLanes } -> std::convertible_to<Index>;
+  { Team::load(p) } -> std::same_as<typename Team::Lane>;
+  Team::store(p, lane);
+  team.mix(shape, Strided<const typename Team::Scalar>{}, Matrix<const typename Team::Scalar>{},
+           Matrix<typename Team::Scalar>{});
+  team.dots(shape, Matrix<const typename Team::Scalar>{}, Matrix<const typename Team::Scalar>{},
+            Strided<typename Team::Scalar>{});
+};
+
+}  // namespace pb

@@ -1,0 +1,120 @@
+// CPU teams: one thread (Solo), for many tasks side by side, and a crew of threads (Crew) for one large task.
+// Both split work at the same fixed places, so they give bitwise equal results whatever the number of threads.
+#pragma once
+
+#include "core/team.hpp"
+#include "cpu/matmul.hpp"
+#include "cpu/pack.hpp"
+#include "cpu/parallel.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class T>
+struct Solo {
+  using Scalar = T;
+  using Lane = Pack<T>;
+  static constexpr Index kLanes = PackOf<T>::lanes;
+
+  static Lane load(const T* p) { return load_pack(p); }
+  static void store(T* p, Lane x) { store_pack(p, x); }
+
+  template <class F>
+  void for_each(Index n, F&& f) const {
+    for (Index i = 0; i < n; ++i) f(i);
+  }
+
+  template <class F>
+  void for_lanes(Index n, F&& f) const {
+    for (Index i = 0; i < n; i += kLanes) f(i);
+  }
+
+  template <int N, class F>
+  void reduce(Index n, T (&out)[N], F&& f) const {
+    reduce_range<N>(0, n, out, f);
+  }
+
+  template <class F>
+  void chunks(Index n, F&& f) const {
+    for (Index i = 0; i < n; ++i) f(*this, i);
+  }
+
+  void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
+  void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const { pb::mix<T>(s, a, b, c); }
+  void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const { pb::dots<T>(s, a, b, c); }
+
+  template <int N, class F>
+  static void reduce_range(Index begin, Index end, T (&out)[N], F&& f) {
+    Lane sums[N] = {};
+    for (Index i = begin; i < end; i += kLanes) f(i, sums);
+    for (int k = 0; k < N; ++k) out[k] = sum_lanes<T>(sums[k]);
+  }
+};
+
+template <class T>
+struct Crew {
+  using Scalar = T;
+  using Lane = Pack<T>;
+  static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
+  static constexpr Index kMultiplyAdds = 1 << 18;  // the same for a matrix product
+
+  Parallel parallel;
+
+  static Lane load(const T* p) { return load_pack(p); }
+  static void store(T* p, Lane x) { store_pack(p, x); }
+
+  template <class F>
+  void for_each(Index n, F&& f) const {
+    split(n, kGrain, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) f(i);
+    });
+  }
+
+  template <class F>
+  void for_lanes(Index n, F&& f) const {
+    split(n, kGrain, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; i += kLanes) f(i);
+    });
+  }
+
+  // The same order as Solo: a reduction is one pass over a state, short beside the products of a step.
+  template <int N, class F>
+  void reduce(Index n, T (&out)[N], F&& f) const {
+    Solo<T>::template reduce_range<N>(0, n, out, f);
+  }
+
+  template <class F>
+  void chunks(Index n, F&& f) const {
+    const Solo<T> member;
+    parallel(n, [&](Index i) { f(member, i); });
+  }
+
+  void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
+
+  void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
+    const Index grain =
+        s.p * s.q * s.r < kMultiplyAdds ? s.p : round_up(ceil_div(s.p, 16), MixTile<T>::kRows);
+    split(s.p, grain, [&](Index begin, Index end) {
+      pb::mix<T>({end - begin, s.q, s.r, s.accumulate}, {a.data + begin * a.row, a.row, a.column}, b,
+                 {c[begin], c.row});
+    });
+  }
+
+  void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
+    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), DotsTile<T>::kB);
+    split(s.r, grain, [&](Index begin, Index end) {
+      pb::dots<T>({s.p, s.q, end - begin, s.accumulate}, a, {b[begin], b.row},
+                  {c.data + begin * c.column, c.row, c.column});
+    });
+  }
+
+ private:
+  template <class F>
+  void split(Index n, Index grain, F&& f) const {
+    const Index parts = grain > 0 ? ceil_div(n, grain) : 1;
+    if (parts <= 1) return f(Index{0}, n);
+    parallel(parts, [&](Index i) { f(i * grain, i * grain + grain < n ? i * grain + grain : n); });
+  }
+};
+
+}  // namespace pb::inline PB_ISA

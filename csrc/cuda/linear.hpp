@@ -1,0 +1,47 @@
+// Entry points of the fused linear problems on CUDA. A header without CUDA: csrc/ops includes it under any compiler.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/device.hpp"
+#include "problems/linear_params.hpp"
+#include "problems/linear_variant.hpp"
+
+namespace pb::cuda {
+
+struct LinearVariant {
+  LinearLoss loss;
+  Coordinates coordinates;
+};
+
+// How one half of the unroll is going to run, and what the caller allocates for it.
+struct LinearLaunch {
+  Index state_size;  // LinearParams::trajectory has tasks * (slots + 1) * state_size scalars
+  Index
+      workspace_size;  // LinearParams::workspace has blocks * workspace_size scalars; 0: scratch is shared memory
+  unsigned blocks;           // each runs the tasks block, block + blocks, ...
+  unsigned threads;          // of a block
+  std::size_t shared_bytes;  // of a block
+};
+
+// Sizes, without touching the device. The layout of the trajectory is the same for both halves, and the number of
+// threads does not depend on the plan: so no plan changes a bit of the result.
+// Throws std::invalid_argument where one task is too large for 31-bit indices.
+LinearLaunch plan_linear(const LinearParams<float>& params, LinearVariant variant, bool reverse,
+                         const Device& device);
+LinearLaunch plan_linear(const LinearParams<double>& params, LinearVariant variant, bool reverse,
+                         const Device& device);
+
+// Start one half on a stream (a cudaStream_t) of the current device; all pointers in `params`, the plan included, are
+// device pointers. One kernel, no allocation, no synchronisation: can be captured in a CUDA graph.
+// Throws std::runtime_error where the launch fails.
+void linear_forward(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
+                    void* stream);
+void linear_forward(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
+                    void* stream);
+void linear_reverse(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
+                    void* stream);
+void linear_reverse(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
+                    void* stream);
+
+}  // namespace pb::cuda

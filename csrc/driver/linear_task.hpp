@@ -1,0 +1,99 @@
+// One task from its data to its results: problem, optimizer, unroll and outer objective put together. Floor 3 runs it
+// for every task, on a team of its choice.
+#pragma once
+
+#include "driver/unroll.hpp"
+#include "optimizers/sgd.hpp"
+#include "problems/linear_dual.hpp"
+#include "problems/linear_outer.hpp"
+#include "problems/linear_primal.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Team, template <class, class> class Coordinates, class Loss>
+class LinearTask {
+ public:
+  using T = typename Team::Scalar;
+  using Problem = Coordinates<Team, Loss>;
+  using Optimizer = Sgd<Team>;
+
+  PB_HD LinearTask(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
+      : params_(params),
+        problem_(arena, params, reverse),
+        unroll_(arena, params, problem_, reverse),
+        outer_(arena, params, reverse) {
+    head_ = arena.take(problem_.head().size());
+    if (reverse) head_bar_ = arena.take(problem_.head().size());
+  }
+
+  PB_HD Index state_size() const { return unroll_.state_size(); }
+
+  PB_HD void forward(const Team& team, Index task) {
+    const Optimizer optimizer(params_, task);
+    problem_.load(team, task, false);
+    unroll_.forward(team, problem_, optimizer, params_, trajectory(task));
+    int bad = -1;
+    if (!unroll_.finite(team)) bad = int(unroll_.first_bad_state(team, problem_, optimizer, params_));
+    team.for_each(1, [=, this](Index) { params_.status[task] = bad; });
+    const LinearHead<Team>& head = problem_.head();
+    if (params_.velocity && unroll_.velocity()) {
+      head.write(team, problem_.decode(team, unroll_.velocity(), head_), params_.velocity.matrix(task));
+    }
+    const T* const model = problem_.decode(team, unroll_.point(), head_);
+    head.write(team, model, params_.w.matrix(task));
+    if (params_.query.rows > 0) {
+      outer_.load(team, task);
+      outer_.forward(team, model);
+    }
+  }
+
+  PB_HD void reverse(const Team& team, Index task) {
+    const Optimizer optimizer(params_, task);
+    problem_.load(team, task, true);
+    const LinearHead<Team>& head = problem_.head();
+    head.read(team, params_.w_bar.matrix(task), head_bar_);
+    if (params_.query.rows > 0) {
+      head.read(team, params_.w_final.matrix(task), head_);
+      outer_.load(team, task);
+      outer_.reverse(team, head_, head_bar_);
+    }
+    final_pullback(team, optimizer, task);
+    unroll_.reverse(team, problem_, optimizer, params_, trajectory(task));
+    start_pullback(team);
+    problem_.store_cotangents(team);
+  }
+
+ private:
+  // The final state's cotangent. The state itself is made again by one step from the stored working state, since the
+  // decoding is linear in it.
+  PB_HD void final_pullback(const Team& team, const Optimizer& optimizer, Index task) {
+    T *const w_bar = unroll_.point_bar(), *const v_bar = unroll_.velocity_bar();
+    const Index state_size = unroll_.state_size();
+    team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
+    unroll_.finish(team, problem_, optimizer, params_, trajectory(task));
+    problem_.decode_pullback(team, unroll_.point(), head_bar_, w_bar);
+    if (v_bar && params_.velocity_bar) {
+      problem_.head().read(team, params_.velocity_bar.matrix(task), head_bar_);
+      problem_.decode_pullback(team, unroll_.velocity(), head_bar_, v_bar);
+    }
+  }
+
+  PB_HD void start_pullback(const Team& team) const {
+    T* const w_bar = unroll_.point_bar();
+    const Index state_size = unroll_.state_size();
+    if (params_.truncated) team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
+    problem_.start_pullback(team, w_bar, unroll_.velocity_bar());
+  }
+
+  PB_HD T* trajectory(Index task) const {
+    return params_.trajectory + task * (params_.slots + 1) * unroll_.state_size();
+  }
+
+  const LinearParams<T>& params_;
+  Problem problem_;
+  Unroll<Team, Problem, Optimizer> unroll_;
+  LinearOuter<Team, Loss> outer_;
+  T *head_, *head_bar_ = nullptr;
+};
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,91 @@
+// Cross entropy of a softmax with any non-negative targets y, sigma = sum_k y_k (1 for a class label):
+//
+//   prediction  p = softmax(z)                          value      sigma log sum_k exp z_k - <y, z>
+//   residual    sigma p - y          = d value / d z    curvature  sigma (p * u - p <p, u>)
+//   targets     <p, u> - u           = d <residual, u> / d y (sigma included)
+#pragma once
+
+#include "core/math.hpp"
+#include "losses/rows.hpp"
+
+namespace pb::inline PB_ISA {
+
+struct Softmax {
+  // z becomes p.
+  template <class Team>
+  PB_HD static void predict(Row<Team> z, Index classes) {
+    using Lane = typename Team::Lane;
+    const Lane top = maximum(z, classes);
+    Lane total{};
+    for (Index k = 0; k < classes; ++k) {
+      const Lane e = exponential(z[k] - top);
+      total += e;
+      z.set(k, e);
+    }
+    const Lane inverse = typename Team::Scalar(1) / total;
+    for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
+  }
+
+  template <class Team>
+  PB_HD static typename Team::Lane value(Row<Team> z, Row<Team> y, typename Team::Lane sigma, Index classes) {
+    using Lane = typename Team::Lane;
+    const Lane top = maximum(z, classes);
+    Lane total{}, inner{};
+    for (Index k = 0; k < classes; ++k) {
+      const Lane shifted = z[k] - top;
+      total += exponential(shifted);
+      inner += y[k] * shifted;
+    }
+    return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
+  }
+
+  template <class Lane>
+  PB_HD static Lane residual(Lane p, Lane y, Lane sigma) {
+    return sigma * p - y;
+  }
+
+  // out = s * curvature(u); out may be u.
+  template <class Team>
+  PB_HD static void curvature(Row<Team> p, Row<Team> u, typename Team::Lane s, typename Team::Lane sigma,
+                              Row<Team> out, Index classes) {
+    const typename Team::Lane inner = dot(p, u, classes), weight = s * sigma;
+    for (Index k = 0; k < classes; ++k) out.set(k, weight * (p[k] * (u[k] - inner)));
+  }
+
+  // out += s * targets(u).
+  template <class Team>
+  PB_HD static void target_cotangent(Row<Team> p, Row<Team> u, typename Team::Lane s, Row<Team> out,
+                                     Index classes) {
+    const typename Team::Lane inner = dot(p, u, classes);
+    for (Index k = 0; k < classes; ++k) out.set(k, out[k] + s * (inner - u[k]));
+  }
+
+  // out += s * d value / d y = s (log sum exp z - z).
+  template <class Team>
+  PB_HD static void value_target_cotangent(Row<Team> z, Row<Team>, typename Team::Lane s, Row<Team> out,
+                                           Index classes) {
+    using Lane = typename Team::Lane;
+    const Lane top = maximum(z, classes);
+    Lane total{};
+    for (Index k = 0; k < classes; ++k) total += exponential(z[k] - top);
+    const Lane log_sum = logarithm(total) + top;
+    for (Index k = 0; k < classes; ++k) out.set(k, out[k] + s * (log_sum - z[k]));
+  }
+
+ private:
+  template <class Team>
+  PB_HD static typename Team::Lane dot(Row<Team> a, Row<Team> b, Index classes) {
+    typename Team::Lane total{};
+    for (Index k = 0; k < classes; ++k) total += a[k] * b[k];
+    return total;
+  }
+
+  template <class Team>
+  PB_HD static typename Team::Lane maximum(Row<Team> z, Index classes) {
+    typename Team::Lane top = z[0];
+    for (Index k = 1; k < classes; ++k) top = larger(top, z[k]);
+    return top;
+  }
+};
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,50 @@
+// Half squared error, summed over the outputs:
+//
+//   prediction  p = z                        value      1/2 |z - y|^2
+//   residual    p - y    = d value / d z     curvature  u
+//   targets     -u       = d <residual, u> / d y
+#pragma once
+
+#include "losses/rows.hpp"
+
+namespace pb::inline PB_ISA {
+
+struct Squared {
+  template <class Team>
+  PB_HD static void predict(Row<Team>, Index) {}
+
+  template <class Team>
+  PB_HD static typename Team::Lane value(Row<Team> z, Row<Team> y, typename Team::Lane, Index outputs) {
+    typename Team::Lane total{};
+    for (Index k = 0; k < outputs; ++k) total += (z[k] - y[k]) * (z[k] - y[k]);
+    return typename Team::Scalar(0.5) * total;
+  }
+
+  template <class Lane>
+  PB_HD static Lane residual(Lane p, Lane y, Lane) {
+    return p - y;
+  }
+
+  // out = s * curvature(u); out may be u.
+  template <class Team>
+  PB_HD static void curvature(Row<Team>, Row<Team> u, typename Team::Lane s, typename Team::Lane,
+                              Row<Team> out, Index outputs) {
+    for (Index k = 0; k < outputs; ++k) out.set(k, s * u[k]);
+  }
+
+  // out += s * targets(u).
+  template <class Team>
+  PB_HD static void target_cotangent(Row<Team>, Row<Team> u, typename Team::Lane s, Row<Team> out,
+                                     Index outputs) {
+    for (Index k = 0; k < outputs; ++k) out.set(k, out[k] - s * u[k]);
+  }
+
+  // out += s * d value / d y = s (y - z).
+  template <class Team>
+  PB_HD static void value_target_cotangent(Row<Team> z, Row<Team> y, typename Team::Lane s, Row<Team> out,
+                                           Index outputs) {
+    for (Index k = 0; k < outputs; ++k) out.set(k, out[k] + s * (y[k] - z[k]));
+  }
+};
+
+}  // namespace pb::inline PB_ISA

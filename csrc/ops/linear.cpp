@@ -1,0 +1,164 @@
+// The torch operators of the fused linear problems: checks, allocation, dispatch.
+//
+//   pybilevel::linear_unroll            the whole unroll and, where there is a query set, the outer objective
+//   pybilevel::linear_unroll_backward   every cotangent, by the reverse half of the plan; may overwrite the trajectory
+//
+// pybilevel/ops/linear.py documents the arguments, and adds the fake and autograd registrations.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "cpu/dispatch.hpp"
+#include "ops/linear_call.hpp"
+
+namespace pb {
+namespace {
+
+using at::Tensor;
+
+void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
+  at::parallel_for(0, count, 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) body(context, i);
+  });
+}
+
+template <class T>
+void run(const LinearCall<T>& call, bool reverse) {
+  const LinearKernels& kernels = cpu_kernels();
+  const Parallel parallel{run_on_torch_threads};
+  if constexpr (std::is_same_v<T, float>) {
+    (reverse ? kernels.reverse_float : kernels.forward_float)(call.params, call.variant, parallel);
+  } else {
+    (reverse ? kernels.reverse_double : kernels.forward_double)(call.params, call.variant, parallel);
+  }
+}
+
+Index state_size(const LinearInputs& in) {
+  const Index lanes = in.x.is_cuda() ? 1 : cpu_kernels().pack_bytes / in.x.element_size();
+  const Index columns =
+      in.coordinates == "dual" ? round_up(in.x.size(1), lanes) : round_up(in.x.size(2), lanes);
+  const Index extra = in.coordinates == "dual" ? in.classes + 1 : in.classes;
+  return round_up(in.classes * columns + extra, lanes) * (in.momentum ? 2 : 1);
+}
+
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+Forward forward(const LinearInputs& in) {
+  const Index tasks = in.x.size(0), model_rows = in.x.size(2) + in.bias,
+              queries = in.query_x ? in.query_x->size(1) : 0;
+  const auto options = in.x.options();
+  Tensor w = at::empty({tasks, model_rows, in.classes}, options);
+  Tensor velocity = at::empty({tasks, in.momentum ? model_rows : 0, in.classes}, options);
+  Tensor loss = at::empty({in.query_x ? tasks : 0}, options);
+  Tensor logits = at::empty({tasks, queries, in.classes}, options);
+  Tensor trajectory = at::empty({tasks, in.slots + 1, state_size(in)}, options);
+  Tensor status = at::empty({tasks}, options.dtype(at::kInt));
+  if (tasks == 0) return {w, velocity, loss, logits, trajectory, status};
+
+  LinearCall<T> call(in);
+  LinearParams<T>& p = call.params;
+  p.trajectory = trajectory.template data_ptr<T>();
+  p.w = rows_of<T>(w);
+  if (in.momentum) p.velocity = rows_of<T>(velocity);
+  if (in.query_x) {
+    p.loss = loss.template data_ptr<T>();
+    p.logits = rows_of<T>(logits);
+  }
+  p.status = status.template data_ptr<int>();
+  run(call, false);
+  return {w, velocity, loss, logits, trajectory, status};
+}
+
+template <class T>
+void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w, const Tensor& logits,
+              Tensor& trajectory, LinearGradients& grads) {
+  if (in.x.size(0) == 0) return;
+  LinearCall<T> call(in);
+  LinearParams<T>& p = call.params;
+  p.trajectory = trajectory.template data_ptr<T>();
+  p.w_final = rows_of<const T>(call.keep(w));
+  p.logits_final = rows_of<const T>(call.keep(logits));
+  if (bars.w) p.w_bar = rows_of<const T>(call.keep(*bars.w));
+  if (bars.velocity && in.momentum) p.velocity_bar = rows_of<const T>(call.keep(*bars.velocity));
+  if (bars.loss && in.query_x) p.loss_bar = call.keep(*bars.loss).template const_data_ptr<T>();
+  if (bars.logits && in.query_x) p.logits_bar = rows_of<const T>(call.keep(*bars.logits));
+  grads.bind(p);
+  run(call, true);
+}
+
+// Bytes of scratch of a call on the CPU, all teams together, as if every cotangent were asked for.
+Index linear_scratch_bytes(PB_LINEAR_ARGUMENTS) {
+  const LinearInputs in{PB_LINEAR_NAMES};
+  in.check();
+  const Index groups = ceil_div(x.size(0), group_size(x.size(0)));
+  const Index teams = regime == "rows" ? 1 : std::min<Index>(groups, at::get_num_threads());
+  const auto bytes = [&]<class T>(auto scratch) {
+    LinearCall<T> call(in);
+    static T anywhere;  // scratch depends on which cotangents are wanted, not on where they go
+    for (Batch<T>* bar : cotangents(call.params)) bar->data = &anywhere;
+    return teams * scratch(call.params, call.variant);
+  };
+  if (x.scalar_type() == at::kDouble) return bytes.template operator()<double>(cpu_kernels().scratch_double);
+  return bytes.template operator()<float>(cpu_kernels().scratch_float);
+}
+
+Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
+  const LinearInputs in{PB_LINEAR_NAMES};
+  in.check();
+  return in.x.scalar_type() == at::kDouble ? forward<double>(in) : forward<float>(in);
+}
+
+LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar,
+                                              const std::optional<Tensor>& velocity_bar,
+                                              const std::optional<Tensor>& loss_bar,
+                                              const std::optional<Tensor>& logits_bar, const Tensor& w,
+                                              const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
+                                              PB_LINEAR_ARGUMENTS) {
+  const LinearInputs in{PB_LINEAR_NAMES};
+  in.check();
+  LinearGradients grads(in, needs);
+  const LinearCotangents bars{w_bar, velocity_bar, loss_bar, logits_bar};
+  if (in.x.scalar_type() == at::kDouble) {
+    backward<double>(in, bars, w, logits, trajectory, grads);
+  } else {
+    backward<float>(in, bars, w, logits, trajectory, grads);
+  }
+  return grads.tuple();
+}
+
+#define PB_LINEAR_SCHEMA                                                                                 \
+  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? velocity0, Tensor lr, Tensor? "   \
+  "momentum, "                                                                                           \
+  "Tensor? weight_decay, Tensor? query_x, Tensor? query_y, Tensor? query_weights, str loss, str "        \
+  "coordinates, "                                                                                        \
+  "str regime, int classes, bool bias, float scale, float query_scale, bool nesterov, int steps, int[] " \
+  "plan, "                                                                                               \
+  "int slots, bool truncated"
+
+TORCH_LIBRARY(pybilevel, m) {
+  m.def("linear_scratch_bytes(" PB_LINEAR_SCHEMA ") -> int");
+  m.def("linear_unroll(" PB_LINEAR_SCHEMA
+        ") -> (Tensor w, Tensor velocity, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)");
+  m.def(
+      "linear_unroll_backward(Tensor? w_bar, Tensor? velocity_bar, Tensor? outer_bar, Tensor? logits_bar, "
+      "Tensor w, "
+      "Tensor logits, Tensor(a!) trajectory, bool[] needs, " PB_LINEAR_SCHEMA
+      ") -> (Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor velocity0, Tensor lr, Tensor "
+      "momentum, "
+      "Tensor weight_decay, Tensor query_x, Tensor query_y, Tensor query_weights)");
+}
+
+TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
+  m.impl("linear_scratch_bytes", &linear_scratch_bytes);
+  m.impl("linear_unroll", &linear_unroll);
+  m.impl("linear_unroll_backward", &linear_unroll_backward);
+}
+
+}  // namespace
+}  // namespace pb

@@ -1,0 +1,244 @@
+// From the tensors of one operator call to the plain params of the kernels.
+#pragma once
+
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <array>
+#include <deque>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include "core/placed_plan.hpp"
+#include "cpu/linear.hpp"
+
+namespace pb {
+
+// The arguments of both operators, in the order of the schema. B tasks, n rows, d features, c classes, T steps.
+#define PB_LINEAR_ARGUMENTS                                                                                \
+  const at::Tensor &x, const at::Tensor &y, const std::optional<at::Tensor>&weights, const at::Tensor &l2, \
+      const std::optional<at::Tensor>&w0, const std::optional<at::Tensor>&velocity0, const at::Tensor &lr, \
+      const std::optional<at::Tensor>&momentum, const std::optional<at::Tensor>&weight_decay,              \
+      const std::optional<at::Tensor>&query_x, const std::optional<at::Tensor>&query_y,                    \
+      const std::optional<at::Tensor>&query_weights, std::string_view loss, std::string_view coordinates,  \
+      std::string_view regime, Index classes, bool bias, double scale, double query_scale, bool nesterov,  \
+      Index steps, at::IntArrayRef plan, Index slots, bool truncated
+#define PB_LINEAR_NAMES                                                                                \
+  x, y, weights, l2, w0, velocity0, lr, momentum, weight_decay, query_x, query_y, query_weights, loss, \
+      coordinates, regime, classes, bias, scale, query_scale, nesterov, steps, plan, slots, truncated
+
+struct LinearInputs {
+  using Optional = const std::optional<at::Tensor>&;
+  const at::Tensor& x;     // [B, n, d]
+  const at::Tensor& y;     // [B, n] int64, or [B, n, c]
+  Optional weights;        // [B, n]
+  const at::Tensor& l2;    // [B]
+  Optional w0, velocity0;  // [B, D, c], D = d + bias
+  const at::Tensor& lr;    // [B, T]
+  Optional momentum;       // [B, T]
+  Optional weight_decay;   // [B, T]
+  Optional query_x;        // [B, m, d]
+  Optional query_y;        // [B, m] int64, or [B, m, c]
+  Optional query_weights;  // [B, m]
+  std::string_view loss, coordinates, regime;
+  Index classes;
+  bool bias;
+  double scale, query_scale;
+  bool nesterov;
+  Index steps;
+  at::IntArrayRef plan;
+  Index slots;
+  bool truncated;
+
+  void check() const;
+};
+
+struct LinearCotangents {
+  const std::optional<at::Tensor>&w, &velocity, &loss, &logits;
+};
+
+namespace detail {
+
+inline void check_shape(const char* name, const at::Tensor& t, at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(t.sizes() == shape, "pybilevel: ", name, " must be ", shape, ", got ", t.sizes());
+}
+
+inline void check_like(const char* name, const std::optional<at::Tensor>& t, const at::Tensor& x,
+                       at::IntArrayRef shape) {
+  if (!t) return;
+  check_shape(name, *t, shape);
+  TORCH_CHECK_TYPE(t->scalar_type() == x.scalar_type(), "pybilevel: ", name, " is ", t->scalar_type(),
+                   " but x is ", x.scalar_type());
+  TORCH_CHECK_VALUE(t->device() == x.device(), "pybilevel: ", name, " is on ", t->device(), " but x is on ",
+                    x.device());
+}
+
+inline void check_targets(const char* name, const at::Tensor& y, const at::Tensor& x, Index classes) {
+  if (y.scalar_type() == at::kLong) {
+    check_shape(name, y, {x.size(0), x.size(1)});
+  } else {
+    check_like(name, y, x, {x.size(0), x.size(1), classes});
+  }
+}
+
+}  // namespace detail
+
+inline void LinearInputs::check() const {
+  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "pybilevel: x is ",
+                   x.scalar_type(), "; fused operators take float32 or float64");
+  TORCH_CHECK_VALUE(x.dim() == 3, "pybilevel: x must be [B, n, d], got ", x.sizes());
+  TORCH_CHECK_VALUE(loss == "softmax" || loss == "squared", "pybilevel: unknown loss ", loss);
+  TORCH_CHECK_VALUE(coordinates == "primal" || coordinates == "dual", "pybilevel: unknown coordinates ",
+                    coordinates);
+  TORCH_CHECK_VALUE(regime == "tasks" || regime == "rows", "pybilevel: unknown regime ", regime);
+  TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
+                    "pybilevel: steps, slots or classes out of range");
+  TORCH_CHECK_VALUE(coordinates == "primal" || (!velocity0 && !truncated),
+                    "pybilevel: an initial velocity or truncation needs primal coordinates");
+  const Index tasks = x.size(0), rows = x.size(1), model_rows = x.size(2) + bias;
+  detail::check_targets("y", y, x, classes);
+  detail::check_like("weights", weights, x, {tasks, rows});
+  detail::check_like("l2", l2, x, {tasks});
+  detail::check_like("w0", w0, x, {tasks, model_rows, classes});
+  detail::check_like("velocity0", velocity0, x, {tasks, model_rows, classes});
+  detail::check_like("lr", lr, x, {tasks, steps});
+  detail::check_like("momentum", momentum, x, {tasks, steps});
+  detail::check_like("weight_decay", weight_decay, x, {tasks, steps});
+  TORCH_CHECK_VALUE(query_x.has_value() == query_y.has_value(), "pybilevel: query_x and query_y go together");
+  if (!query_x) return;
+  detail::check_like("query_x", query_x, x, {tasks, query_x->size(1), x.size(2)});
+  detail::check_targets("query_y", *query_y, *query_x, classes);
+  detail::check_like("query_weights", query_weights, x, {tasks, query_x->size(1)});
+}
+
+// [B, rows, columns] with contiguous columns, or [B, rows] with a stride, as kernels see it.
+template <class T>
+Batch<T> rows_of(const at::Tensor& t) {
+  return {const_cast<T*>(t.const_data_ptr<std::remove_const_t<T>>()), t.stride(0),
+          t.dim() > 1 ? t.stride(1) : 0};
+}
+
+// The params of one call, and the tensors that they point into.
+template <class T>
+class LinearCall {
+ public:
+  LinearParams<T> params;
+  LinearVariant variant;
+
+  explicit LinearCall(const LinearInputs& in) {
+    params.tasks = in.x.size(0);
+    params.features = in.x.size(2);
+    params.classes = in.classes;
+    params.steps = in.steps;
+    params.bias = in.bias;
+    params.nesterov = in.nesterov;
+    params.truncated = in.truncated;
+    params.l2 = rows_of<const T>(in.l2);
+    if (in.w0) params.w0 = rows_of<const T>(keep(*in.w0));
+    if (in.velocity0) params.velocity0 = rows_of<const T>(keep(*in.velocity0));
+    params.lr.value = rows_of<const T>(in.lr);
+    if (in.momentum) params.momentum.value = rows_of<const T>(*in.momentum);
+    if (in.weight_decay) params.weight_decay.value = rows_of<const T>(*in.weight_decay);
+    set_data(params.support, in.x, in.y, in.weights, in.scale);
+    if (in.query_x) set_data(params.query, *in.query_x, *in.query_y, in.query_weights, in.query_scale);
+    plan_ = place(in.plan.data(), in.plan.size(), in.slots);
+    params.plan = plan_.ops.data();
+    params.plan_length = plan_.ops.size();
+    params.plan_split = plan_.split;
+    params.slots = in.slots;
+    params.poison = std::getenv("PYBILEVEL_POISON") != nullptr;
+    variant.loss = in.loss == "softmax" ? LinearLoss::kSoftmax : LinearLoss::kSquared;
+    variant.coordinates = in.coordinates == "dual" ? Coordinates::kDual : Coordinates::kPrimal;
+    variant.regime = in.regime == "rows" ? Regime::kRows : Regime::kTasks;
+  }
+
+  LinearCall(const LinearCall&) = delete;
+
+  // The tensor with contiguous rows, alive as long as this.
+  const at::Tensor& keep(const at::Tensor& t) {
+    const bool rows = t.dim() < 3 || t.stride(-1) == 1 || t.size(-1) == 1;
+    return kept_.emplace_back(rows ? t : t.contiguous());
+  }
+
+ private:
+  void set_data(LinearData<T>& data, const at::Tensor& x, const at::Tensor& y,
+                const std::optional<at::Tensor>& weights, double scale) {
+    data.rows = x.size(1);
+    data.x = rows_of<const T>(keep(x));
+    if (y.scalar_type() == at::kLong) {
+      data.labels = rows_of<const std::int64_t>(y);
+    } else {
+      data.targets = rows_of<const T>(keep(y));
+    }
+    const at::Tensor one = weights ? *weights : at::ones({1, 1}, x.options()).expand({x.size(0), x.size(1)});
+    data.weights = rows_of<const T>(keep(one));
+    data.scale = T(scale);
+  }
+
+  std::deque<at::Tensor> kept_;
+  PlacedPlan plan_;
+};
+
+// Where the cotangents go, in the order of the schema's tensors.
+template <class T>
+std::array<Batch<T>*, 12> cotangents(LinearParams<T>& p) {
+  return {&p.support.x_bar,
+          &p.support.targets_bar,
+          &p.support.weights_bar,
+          &p.l2_bar,
+          &p.w0_bar,
+          &p.velocity0_bar,
+          &p.lr.bar,
+          &p.momentum.bar,
+          &p.weight_decay.bar,
+          &p.query.x_bar,
+          &p.query.targets_bar,
+          &p.query.weights_bar};
+}
+
+// The cotangents that were asked for; the others stay empty.
+class LinearGradients {
+ public:
+  static constexpr std::size_t kCount = 12;
+  using Tuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                           at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+  LinearGradients(const LinearInputs& in, const c10::List<bool>& needs) {
+    TORCH_CHECK_VALUE(needs.size() == kCount, "pybilevel: needs must have ", kCount, " entries");
+    const std::array<std::optional<at::Tensor>, kCount> inputs{
+        in.x,  in.y,        in.weights,      in.l2,      in.w0,      in.velocity0,
+        in.lr, in.momentum, in.weight_decay, in.query_x, in.query_y, in.query_weights};
+    for (std::size_t i = 0; i < kCount; ++i) {
+      wanted_[i] = needs[i] && inputs[i] && inputs[i]->is_floating_point();
+      const auto options = in.x.options();
+      const bool setting =
+          i >= 6 && i <= 8;  // written step by step; a truncated plan leaves some steps at zero
+      grads_[i] = !wanted_[i] ? at::empty({0}, options)
+                  : setting   ? at::zeros(inputs[i]->sizes(), options)
+                              : at::empty(inputs[i]->sizes(), options);
+    }
+  }
+
+  template <class T>
+  void bind(LinearParams<T>& p) {
+    const auto targets = cotangents(p);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      if (wanted_[i]) *targets[i] = rows_of<T>(grads_[i]);
+    }
+  }
+
+  Tuple tuple() const {
+    return std::apply([](const auto&... t) { return Tuple(t...); }, grads_);
+  }
+
+ private:
+  std::array<bool, kCount> wanted_{};
+  std::array<at::Tensor, kCount> grads_;
+};
+
+}  // namespace pb

@@ -1,0 +1,109 @@
+// Gradient descent with (heavy-ball or Nesterov) momentum and weight decay, torch.optim.SGD's conventions:
+//
+//   h = g + wd w,   v' = mu v + h,   u = h + mu v' (Nesterov) | v',   w' = w - lr u
+//   pullback of (w', v') at (w_bar, v_bar):
+//     lr_bar -= <w_bar, u>,  u_bar = -lr w_bar,  v'_bar = v_bar + (mu u_bar | u_bar),  mu_bar += <u_bar, v'> (Nesterov)
+//     h_bar = v'_bar + (u_bar | 0),  mu_bar += <v'_bar, v>,  v_bar <- mu v'_bar
+//     wd_bar += <h_bar, w>,  w_bar += wd h_bar,  g_bar = h_bar
+//
+// A state is w, then v where there is momentum. Every line is linear in (w, v, g), so the same code runs in primal and
+// in dual coordinates.
+#pragma once
+
+#include "core/setting.hpp"
+#include "core/team.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Team>
+class Sgd {
+ public:
+  using T = typename Team::Scalar;
+  using Lane = typename Team::Lane;
+
+  // Params: any struct with the settings lr, momentum and weight_decay, and the flag nesterov.
+  template <class Params>
+  PB_HD Sgd(const Params& params, Index task)
+      : lr_(params.lr.value.vector(task)),
+        momentum_(params.momentum.value.vector(task)),
+        weight_decay_(params.weight_decay.value.vector(task)),
+        lr_bar_(params.lr.bar.vector(task)),
+        momentum_bar_(params.momentum.bar.vector(task)),
+        weight_decay_bar_(params.weight_decay.bar.vector(task)),
+        nesterov_(params.nesterov) {}
+
+  // Buffers of the size of w beside w in a state.
+  template <class Params>
+  PB_HD static Index buffers(const Params& params) {
+    return params.momentum.value ? 1 : 0;
+  }
+
+  // Whether pullback() reads the gradient.
+  PB_HD bool needs_gradient() const { return lr_bar_ || (momentum_bar_ && nesterov_); }
+
+  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
+    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T(0);
+    if (!momentum_) {
+      team.for_lanes(size, [=](Index i) {
+        const Lane w = Team::load(state + i);
+        Team::store(state + i, w - lr * (Team::load(g + i) + decay * w));
+      });
+      return;
+    }
+    const T mu = momentum_[t];
+    T* const velocity = state + size;
+    const bool nesterov = nesterov_;
+    team.for_lanes(size, [=](Index i) {
+      const Lane w = Team::load(state + i), h = Team::load(g + i) + decay * w;
+      const Lane v = mu * Team::load(velocity + i) + h;
+      Team::store(velocity + i, v);
+      Team::store(state + i, w - lr * (nesterov ? h + mu * v : v));
+    });
+  }
+
+  // Turns the cotangent of the state after step t into that before it, but for the part through g, which goes to g_bar.
+  PB_HD void pullback(const Team& team, Index t, Index size, const T* state, const T* g, T* state_bar,
+                      T* g_bar) const {
+    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T(0),
+            mu = momentum_ ? momentum_[t] : T(0);
+    const bool nesterov = nesterov_, has_momentum = bool(momentum_), has_gradient = needs_gradient();
+    const T* const velocity = state + size;
+    T* const velocity_bar = state_bar + size;
+    T sums[3];
+    team.template reduce<3>(size, sums, [=](Index i, Lane(&sum)[3]) {
+      const Lane w = Team::load(state + i), w_bar = Team::load(state_bar + i);
+      const Lane h = (has_gradient ? Team::load(g + i) : Lane{}) + decay * w;
+      const Lane v = has_momentum ? Team::load(velocity + i) : Lane{};
+      const Lane v_next = mu * v + h;
+      const Lane u_bar = -lr * w_bar;
+      Lane v_bar = has_momentum ? Team::load(velocity_bar + i) : Lane{}, h_bar{};
+      if (nesterov) {
+        sum[1] += u_bar * v_next;
+        v_bar += mu * u_bar;
+        h_bar = u_bar;
+      } else {
+        v_bar += u_bar;
+      }
+      h_bar += v_bar;
+      sum[0] -= w_bar * (nesterov ? h + mu * v_next : v_next);
+      sum[1] += v_bar * v;
+      sum[2] += h_bar * w;
+      if (has_momentum) Team::store(velocity_bar + i, mu * v_bar);
+      Team::store(state_bar + i, w_bar + decay * h_bar);
+      Team::store(g_bar + i, h_bar);
+    });
+    const Vector<T> lr_bar = lr_bar_, momentum_bar = momentum_bar_, weight_decay_bar = weight_decay_bar_;
+    team.for_each(1, [=](Index) {
+      if (lr_bar) lr_bar[t] = sums[0];
+      if (momentum_bar) momentum_bar[t] = sums[1];
+      if (weight_decay_bar) weight_decay_bar[t] = sums[2];
+    });
+  }
+
+ private:
+  Vector<const T> lr_, momentum_, weight_decay_;
+  Vector<T> lr_bar_, momentum_bar_, weight_decay_bar_;
+  bool nesterov_;
+};
+
+}  // namespace pb::inline PB_ISA

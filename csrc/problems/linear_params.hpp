@@ -1,0 +1,61 @@
+// The plain struct that crosses from torch to the kernels: one batch of linear inner problems and their unroll.
+//
+// Sizes: B tasks, n support rows, m query rows, d features, c classes (or outputs), D = d + bias rows of W, T steps.
+// Cotangents are written x_bar; a null pointer is an absent input or a cotangent nobody asked for.
+#pragma once
+
+#include "core/placed_plan.hpp"
+#include "core/setting.hpp"
+#include "core/view.hpp"
+
+namespace pb {
+
+// One data set per task: features, targets (class labels or dense), example weights.
+template <class T>
+struct LinearData {
+  Index rows = 0;                    // n or m
+  Batch<const T> x;                  // [B, rows, d], contiguous features
+  Batch<const std::int64_t> labels;  // [B, rows], or null
+  Batch<const T> targets;            // [B, rows, c], contiguous, where labels is null
+  Batch<const T> weights;            // [B, rows]
+  T scale = 1;                       // 1 / rows ("mean") or 1 ("sum")
+
+  Batch<T> x_bar;        // [B, rows, d]
+  Batch<T> targets_bar;  // [B, rows, c]
+  Batch<T> weights_bar;  // [B, rows]
+};
+
+template <class T>
+struct LinearParams {
+  Index tasks = 0, features = 0, classes = 0, steps = 0;
+  bool bias = true;
+
+  LinearData<T> support, query;  // query.rows == 0: no outer objective
+  Batch<const T> l2;             // [B]
+  Batch<T> l2_bar;               // [B]
+  Batch<const T> w0, velocity0;  // [B, D, c]; null: zeros
+  Batch<T> w0_bar, velocity0_bar;
+
+  Setting<T> lr, momentum, weight_decay;
+  bool nesterov = false;
+
+  const PlacedOp* plan = nullptr;  // see core/placed_plan.hpp
+  Index plan_length = 0, plan_split = 0, slots = 0;
+  bool truncated = false;   // the plan reverses only the last steps: cotangents of the initial state are zero
+  T* trajectory = nullptr;  // [B, slots + 1, state]
+
+  Batch<T> w, velocity;   // [B, D, c] results
+  T* loss = nullptr;      // [B]
+  Batch<T> logits;        // [B, m, c]
+  int* status = nullptr;  // [B]: -1, or the first t whose state w_t is not finite
+
+  Batch<const T> w_bar, velocity_bar;    // [B, D, c]
+  const T* loss_bar = nullptr;           // [B]
+  Batch<const T> logits_bar;             // [B, m, c]
+  Batch<const T> w_final, logits_final;  // the results of the forward half, read by the reverse half
+
+  T* workspace = nullptr;  // CUDA: [B, workspace_size] where it does not fit in shared memory
+  bool poison = false;     // tests: fill fresh scratch with NaN
+};
+
+}  // namespace pb

@@ -1,0 +1,139 @@
+// Linear inner problem in primal coordinates: the point is the model itself, W^T and the bias (LinearHead).
+//
+//   gradient   G = X^T R + rho W                                       R = s * residual(X W)
+//   pullback   U = X v,  Z_bar = s * curvature(U):  H v = X^T Z_bar + rho v
+//              X_bar += R v^T + Z_bar W^T,  rho_bar += <v, W>          (LinearRows adds s_bar and y_bar)
+//
+// One pass over X a gradient and one more a pullback: 4 n d c and 4 n d c operations (+ 4 n d c for X_bar).
+#pragma once
+
+#include "problems/linear_head.hpp"
+#include "problems/linear_rows.hpp"
+#include "problems/linear_sweep.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Team, class Loss>
+class LinearPrimal {
+ public:
+  using T = typename Team::Scalar;
+  using Lane = typename Team::Lane;
+
+  PB_HD LinearPrimal(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
+      : params_(params),
+        head_(params.features, params.classes, params.bias),
+        rows_(arena, params.support, params.features, params.classes, reverse),
+        sweep_(arena, params.support.rows, head_.size()) {
+    residual_ = arena.take(params.classes * rows_.stride());
+    if (reverse) work_ = arena.take(params.classes * rows_.stride());
+  }
+
+  PB_HD Index size() const { return head_.size(); }
+  PB_HD const LinearHead<Team>& head() const { return head_; }
+
+  PB_HD void load(const Team& team, Index task, bool reverse) {
+    team.for_each(1, [=, this](Index) {
+      task_ = task;
+      x_ = params_.support.x.matrix(task);
+      x_bar_ = params_.support.x_bar.matrix(task);
+      rho_ = *params_.l2.matrix(task).data;
+      rho_bar_ = 0;
+    });
+    rows_.load(team, task);
+    if (reverse && x_bar_) rows_.clear_feature_cotangents(team, task);
+  }
+
+  // The initial point, and the initial velocity where there is one.
+  PB_HD void start(const Team& team, T* w, T* velocity) const {
+    head_.read(team, params_.w0.matrix(task_), w);
+    if (velocity) head_.read(team, params_.velocity0.matrix(task_), velocity);
+  }
+
+  PB_HD void start_pullback(const Team& team, const T* w_bar, const T* velocity_bar) const {
+    if (params_.w0_bar) head_.write(team, w_bar, params_.w0_bar.matrix(task_));
+    if (velocity_bar && params_.velocity0_bar)
+      head_.write(team, velocity_bar, params_.velocity0_bar.matrix(task_));
+  }
+
+  // The model as a LinearHead buffer: the point itself.
+  PB_HD const T* decode(const Team&, const T* w, T*) const { return w; }
+
+  PB_HD void decode_pullback(const Team& team, const T*, const T* head_bar, T* w_bar) const {
+    team.for_lanes(
+        size(), [=](Index i) { Team::store(w_bar + i, Team::load(w_bar + i) + Team::load(head_bar + i)); });
+  }
+
+  // Leaves the predictions of w behind for a pullback at the same w; g is not written without `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted) const {
+    const Index stride = rows_.stride();
+    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
+      const Matrix<const T> x{x_[first], x_.row};
+      head_.scores(member, w, x, rows, rows_.scores() + first, stride);
+      member.for_lanes(rows, [=, this](Index i) {
+        const Row<Team> z = rows_.scores(first + i);
+        for (Index k = 0; k < params_.classes; ++k) z.set(k, z[k] + head_.bias(w)[k]);
+        rows_.predict(first + i);
+        rows_.residual(first + i, {residual_ + first + i, stride});
+      });
+      if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial);
+    });
+    if (!wanted) return;
+    sweep_.collect(team, g, false);
+    add_regulariser(team, w, g);
+  }
+
+  // w_bar += H v, given the gradient just taken at w; adds the mixed derivatives to the cotangents of the data.
+  PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
+    const Index stride = rows_.stride();
+    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
+      const Matrix<const T> x{x_[first], x_.row};
+      T* const u = work_ + first;
+      head_.scores(member, v, x, rows, u, stride);
+      member.for_lanes(rows, [=, this](Index i) {
+        const Row<Team> row{u + i, stride};
+        for (Index k = 0; k < params_.classes; ++k) row.set(k, row[k] + head_.bias(v)[k]);
+        rows_.pullback(first + i, row);
+      });
+      head_.gather(member, u, stride, x, rows, partial);
+      if (x_bar_) {
+        const Matrix<T> x_bar{x_bar_[first], x_bar_.row};
+        head_.spread(member, residual_ + first, stride, v, rows, x_bar, true);
+        head_.spread(member, u, stride, w, rows, x_bar, true);
+      }
+    });
+    sweep_.collect(team, w_bar, true);
+    add_regulariser(team, v, w_bar);
+    if (params_.l2_bar) {
+      T sum[1];
+      team.template reduce<1>(head_.regularised(), sum, [=](Index i, Lane(&sums)[1]) {
+        sums[0] += Team::load(v + i) * Team::load(w + i);
+      });
+      team.for_each(1, [=, this](Index) { rho_bar_ += sum[0]; });
+    }
+  }
+
+  PB_HD void store_cotangents(const Team& team) const {
+    rows_.store_cotangents(team, task_);
+    if (params_.l2_bar) team.for_each(1, [=, this](Index) { *params_.l2_bar.matrix(task_).data = rho_bar_; });
+  }
+
+ private:
+  PB_HD void add_regulariser(const Team& team, const T* w, T* g) const {
+    const T rho = rho_;
+    if (rho == 0) return;
+    team.for_lanes(head_.regularised(),
+                   [=](Index i) { Team::store(g + i, Team::load(g + i) + rho * Team::load(w + i)); });
+  }
+
+  const LinearParams<T>& params_;
+  LinearHead<Team> head_;
+  LinearRows<Team, Loss> rows_;
+  LinearSweep<Team> sweep_;
+  Index task_ = 0;
+  Matrix<const T> x_;
+  Matrix<T> x_bar_;
+  T rho_ = 0, rho_bar_ = 0;
+  T *residual_, *work_ = nullptr;
+};
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,54 @@
+// One pass over the rows of a data set that ends in a sum the size of the model: rows are cut into chunks (parallel)
+// of blocks (so that a block of features is still in cache when it is read the second time). The cuts depend on the
+// sizes alone and the partial sums are added in order, so the result does not depend on the number of threads.
+#pragma once
+
+#include "core/arena.hpp"
+#include "core/team.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Team>
+class LinearSweep {
+ public:
+  using T = typename Team::Scalar;
+  using Lane = typename Team::Lane;
+  static constexpr Index kBlock = 64, kChunkRows = 256, kMostChunks = 16;
+
+  PB_HD LinearSweep(Arena<T>& arena, Index rows, Index size)
+      : rows_(rows), size_(size), chunks_(count_chunks(rows)), partial_(arena.take(chunks_ * size)) {}
+
+  // f(member, first row, number of rows, partial sum to add to)
+  template <class F>
+  PB_HD void run(const Team& team, F f) const {
+    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), kBlock);
+    team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
+      T* const partial = partial_ + chunk * size_;
+      member.for_each(size_, [=](Index i) { partial[i] = 0; });
+      const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
+      for (Index first = begin; first < end; first += kBlock) {
+        f(member, first, first + kBlock < end ? kBlock : end - first, partial);
+      }
+    });
+  }
+
+  // out (+)= sum of the partial sums.
+  PB_HD void collect(const Team& team, T* out, bool accumulate) const {
+    team.for_lanes(size_, [=, this](Index i) {
+      Lane total = accumulate ? Team::load(out + i) : Lane{};
+      for (Index chunk = 0; chunk < chunks_; ++chunk) total += Team::load(partial_ + chunk * size_ + i);
+      Team::store(out + i, total);
+    });
+  }
+
+ private:
+  PB_HD static Index count_chunks(Index rows) {
+    const Index wanted = ceil_div(rows, kChunkRows);
+    return wanted < 1 ? 1 : wanted < kMostChunks ? wanted : kMostChunks;
+  }
+
+  Index rows_, size_, chunks_;
+  T* partial_;
+};
+
+}  // namespace pb::inline PB_ISA

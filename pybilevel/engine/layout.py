@@ -1,0 +1,164 @@
+"""A call on a linear problem in the native operator's terms: flat tasks, coordinates and regime chosen, plan made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pybilevel.checks import is_number
+from pybilevel.engine import memory
+from pybilevel.engine.call import Call
+from pybilevel.engine.select import Coordinates, LinearSize, Regime, choose_coordinates, choose_regime
+from pybilevel.hypergradient import Reverse
+from pybilevel.ops import linear_scratch_bytes, state_size
+from pybilevel.optimizers import SGD
+from pybilevel.problems import LinearProblem
+from pybilevel.schedules import Code, encode
+
+
+class Itinerary(NamedTuple):
+    """A plan as the operator takes it."""
+
+    ops: Sequence[int]
+    slots: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One call, ready for `linear_unroll`.
+
+    Attributes:
+        call: what was asked for.
+        size: the sizes, tasks flattened.
+        coordinates: "primal" or "dual".
+        why: the reason for the coordinates, in words.
+        regime: "tasks" or "rows".
+        tensors: the operator's tensors, in the order of its schema.
+        constants: loss, bias, scale, query_scale, nesterov.
+    """
+
+    call: Call
+    size: LinearSize
+    coordinates: Coordinates
+    why: str
+    regime: Regime
+    tensors: tuple[Tensor | None, ...]
+    constants: tuple[str, bool, float, float, bool]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one state, all tasks together."""
+        x, momentum = self.tensors[0], self.tensors[7]
+        assert x is not None
+        scalars = state_size(x, self.size.c, self.coordinates, momentum is not None)
+        return self.size.tasks * scalars * x.element_size()
+
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch while the operator runs, all threads together."""
+        return linear_scratch_bytes(*self.arguments(one_way(self.size.steps)))
+
+    def workspace_bytes(self) -> int:
+        """The scratch where a budget has to know it; 0 where no budget is looked at, since asking costs time."""
+        request = self.call.memory
+        small = self.size.steps * self.state_bytes <= memory.SMALL_BYTES
+        budget = isinstance(request, int) or (request == "auto" and not small)
+        return self.scratch_bytes() if budget else 0
+
+    def itinerary(self) -> Itinerary:
+        """The plan that the call's memory request buys; one way only, if nothing wants a gradient."""
+        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in self.tensors)
+        if not wanted:
+            return one_way(self.size.steps)
+        plan = memory.plan_for(self.call, self.state_bytes, self.workspace_bytes())
+        return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps)
+
+    def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
+        """The operator's arguments, in the order of its schema."""
+        loss, bias, scale, query_scale, nesterov = self.constants
+        return (
+            *self.tensors,
+            *(loss, self.coordinates, self.regime, self.size.c, bias, scale, query_scale, nesterov),
+            *(self.size.steps, list(itinerary.ops), itinerary.slots, itinerary.truncated),
+        )
+
+
+def one_way(steps: int) -> Itinerary:
+    """All steps and nothing kept, for a call that nobody will reverse."""
+    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False)
+
+
+def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
+    """The layout of a call on a linear problem, with the data of `outer` as its query set if there is one."""
+    problem, optimizer = call.problem, call.optimizer
+    assert problem is not None and isinstance(optimizer, SGD)
+    tasks = prod(problem.tasks)
+    m = 0 if outer is None else outer.n
+    size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
+    coordinates, why = _coordinates(call, size)
+    query = (None, None, None) if outer is None else _data(outer, tasks)
+    return Layout(
+        call,
+        size,
+        coordinates,
+        why,
+        choose_regime(size, coordinates),
+        (*_data(problem, tasks), *_start(call, problem, tasks), *_settings(call, problem, tasks), *query),
+        (
+            problem.loss,
+            problem.bias,
+            problem.scale,
+            1.0 if outer is None else outer.scale,
+            optimizer.nesterov,
+        ),
+    )
+
+
+def _coordinates(call: Call, size: LinearSize) -> tuple[Coordinates, str]:
+    if call.state is not None and call.state.buffers[0]:
+        return "primal", "primal: an initial velocity need not lie in the span of the data"
+    if isinstance(call.method, Reverse) and call.method.truncate is not None:
+        return "primal", "primal: truncation cuts the graph at a primal point"
+    chosen = choose_coordinates(size)
+    relation = "<" if chosen == "dual" else ">="
+    return chosen, f"{chosen}: n = {size.n} {relation} {size.dual_limit():.4g} = 2d / (1 + 2d/(3cT))"
+
+
+def _data(problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x [B, n, d], y [B, n] or [B, n, c], weights [B, n] with the task dimensions flattened."""
+    n, soft = problem.n, problem.y.is_floating_point()
+    y = problem.y if soft else problem.y.long()
+    weights = problem.weights
+    return (
+        problem.x.reshape(tasks, n, problem.d),
+        y.reshape(tasks, n, problem.c) if soft else y.reshape(tasks, n),
+        None if weights is None else weights.reshape(tasks, n),
+    )
+
+
+def _start(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """l2 [B], w0 [B, D, c] and the initial velocity."""
+    shape = (tasks, problem.rows, problem.c)
+    w0 = None if call.w0 is None else call.w0.reshape(shape)
+    has_velocity = call.state is not None and call.state.buffers[0]
+    velocity = call.state.buffers[0][0].reshape(shape) if call.state is not None and has_velocity else None
+    return problem.l2.expand(problem.tasks).reshape(tasks), w0, velocity
+
+
+def _settings(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """lr, momentum and weight decay as [B, T]; None where the optimizer has the number 0."""
+    optimizer = call.optimizer
+    assert isinstance(optimizer, SGD)
+
+    def flat(name: str) -> Tensor:
+        return call.settings[name].expand(*problem.tasks, call.steps).reshape(tasks, call.steps)
+
+    decays = not (is_number(optimizer.weight_decay) and optimizer.weight_decay == 0)
+    return (
+        flat("lr"),
+        flat("momentum") if optimizer.has_momentum else None,
+        flat("weight_decay") if decays else None,
+    )

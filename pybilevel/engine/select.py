@@ -1,0 +1,66 @@
+"""Which coordinates and which regime a fused linear problem runs in, by counting operations.
+
+primal   a step is two products of n x d by d x c:                     12 n d c T forward and backward
+dual     a step is one product of n x n by n x c, and K = X X^T once:    6 n^2 c T + 4 n^2 d
+
+(multiply-adds count as two operations; backward costs twice forward; hypergradients of x included.)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Coordinates = Literal["primal", "dual"]
+Regime = Literal["tasks", "rows"]
+
+ROWS_WORK = 1 << 17
+"""Multiply-adds of one step of one task from which all threads share a task (measured on 2 cores: a parallel region
+costs about 5 us, which is what one core needs for this many multiply-adds)."""
+
+FEW_TASKS = 8
+"""With this many tasks or more, a thread per task keeps all threads busy."""
+
+
+@dataclass(frozen=True)
+class LinearSize:
+    """Sizes of a batch of linear problems: B tasks, n examples, m query examples, d features, c classes, T steps."""
+
+    tasks: int
+    n: int
+    m: int
+    d: int
+    c: int
+    steps: int
+
+    def step_flops(self, coordinates: Coordinates) -> int:
+        """Operations of one step of one task."""
+        return 4 * self.n * self.d * self.c if coordinates == "primal" else 2 * self.n**2 * self.c
+
+    def loop_flops(self, coordinates: Coordinates) -> int:
+        """Operations of one task's loop, forward and backward, without what primal and dual share."""
+        gram = 4 * self.n**2 * self.d if coordinates == "dual" else 0
+        return 3 * self.steps * self.step_flops(coordinates) + gram
+
+    def end_flops(self) -> int:
+        """Operations of one task outside the loop, forward and backward: the model, and logits of the query set."""
+        return 6 * self.n * self.d * self.c + 6 * self.m * self.d * self.c
+
+    def flops(self, coordinates: Coordinates) -> int:
+        """Operations of the whole call, forward and backward."""
+        return self.tasks * (self.loop_flops(coordinates) + self.end_flops())
+
+    def dual_limit(self) -> float:
+        """The number of examples below which dual coordinates cost less: 2 d / (1 + 2 d / (3 c T))."""
+        if self.steps == 0:
+            return 0.0
+        return 2 * self.d / (1 + 2 * self.d / (3 * self.c * self.steps))
+
+
+def choose_coordinates(size: LinearSize) -> Coordinates:
+    """The coordinates that need fewer operations."""
+    return "dual" if size.loop_flops("dual") < size.loop_flops("primal") else "primal"
+
+
+def choose_regime(size: LinearSize, coordinates: Coordinates) -> Regime:
+    """A thread per task, or all threads on the rows of each task in turn. Both give bitwise equal results."""
+    few, large = size.tasks < FEW_TASKS, size.step_flops(coordinates) >= 2 * ROWS_WORK
+    return "rows" if few and large else "tasks"

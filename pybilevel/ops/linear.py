@@ -1,0 +1,176 @@
+"""The operators of the fused linear problems (csrc/ops/linear.cpp): one call a direction, whatever the number of tasks.
+
+    pybilevel::linear_unroll(x [B,n,d], y [B,n] | [B,n,c], weights? [B,n], l2 [B], w0? [B,D,c], velocity0? [B,D,c],
+                             lr [B,T], momentum? [B,T], weight_decay? [B,T],
+                             query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
+                             loss, coordinates, regime, classes, bias, scale, query_scale, nesterov,
+                             steps, plan, slots, truncated)
+        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B,slots+1,state], status [B]
+
+B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
+the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pybilevel import _C
+
+TENSORS = 12
+"""How many leading arguments of the schema are tensors, and may have cotangents."""
+
+ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
+
+
+class LinearResults(NamedTuple):
+    """What `linear_unroll` returns; see the module."""
+
+    w: Tensor
+    velocity: Tensor
+    outer: Tensor
+    logits: Tensor
+    trajectory: Tensor
+    status: Tensor
+
+
+def linear_unroll(*arguments: Any) -> LinearResults:
+    """The whole unroll, and the outer objective where there is a query set; arguments in the order of the schema.
+
+    Differentiable once in every tensor. Cost, a task: in primal coordinates 4 n d c operations a step forward and 8 to
+    12 n d c backward; in dual ones 2 n^2 c and 4 to 6 n^2 c, and n^2 d at the ends. Memory: the trajectory.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices do not fit together.
+    """
+    return LinearResults(*torch.ops.pybilevel.linear_unroll(*arguments))
+
+
+def linear_scratch_bytes(*arguments: Any) -> int:
+    """Bytes of scratch that the same call holds while it runs, all threads together (CPU)."""
+    return int(torch.ops.pybilevel.linear_scratch_bytes(*arguments))
+
+
+def lanes(x: Tensor) -> int:
+    """How many scalars the kernels pad rows to: a SIMD pack on the CPU, 1 on CUDA."""
+    return 1 if x.device.type == "cuda" else int(_C.pack_bytes()) // x.element_size()
+
+
+def state_size(x: Tensor, classes: int, coordinates: str, momentum: bool) -> int:
+    """Scalars of one state of one task, padding included."""
+    unit = lanes(x)
+    columns, extra = (x.shape[1], classes + 1) if coordinates == "dual" else (x.shape[2], classes)
+    return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
+
+
+def _round_up(n: int, unit: int) -> int:
+    return (n + unit - 1) // unit * unit
+
+
+@torch.library.register_fake("pybilevel::linear_unroll")
+def _fake(
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    l2: Tensor,
+    w0: Tensor | None,
+    velocity0: Tensor | None,
+    lr: Tensor,
+    momentum: Tensor | None,
+    weight_decay: Tensor | None,
+    query_x: Tensor | None,
+    query_y: Tensor | None,
+    query_weights: Tensor | None,
+    loss: str,
+    coordinates: str,
+    regime: str,
+    classes: int,
+    bias: bool,
+    scale: float,
+    query_scale: float,
+    nesterov: bool,
+    steps: int,
+    plan: Sequence[int],
+    slots: int,
+    truncated: bool,
+) -> tuple[Tensor, ...]:
+    tasks, rows = x.shape[0], x.shape[2] + int(bias)
+    queries = 0 if query_x is None else query_x.shape[1]
+    state = state_size(x, classes, coordinates, momentum is not None)
+    return (
+        x.new_empty(tasks, rows, classes),
+        x.new_empty(tasks, 0 if momentum is None else rows, classes),
+        x.new_empty(0 if query_x is None else tasks),
+        x.new_empty(tasks, queries, classes),
+        x.new_empty(tasks, slots + 1, state),
+        x.new_empty(tasks, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("pybilevel::linear_unroll_backward")
+def _fake_backward(
+    w_bar: Tensor | None,
+    velocity_bar: Tensor | None,
+    outer_bar: Tensor | None,
+    logits_bar: Tensor | None,
+    w: Tensor,
+    logits: Tensor,
+    trajectory: Tensor,
+    needs: Sequence[bool],
+    *arguments: Any,
+) -> tuple[Tensor, ...]:
+    x = arguments[0]
+    return tuple(
+        x.new_empty(t.shape) if need and t is not None and t.is_floating_point() else x.new_empty(0)
+        for need, t in zip(needs, arguments[:TENSORS], strict=True)
+    )
+
+
+class _OnceOnly(torch.autograd.Function):
+    """Passes gradients on, and says in words that they cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> Any:
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            "double backward: hypergradients of fused problems cannot be differentiated again. Leave out "
+            'create_graph=True, or differentiate the plain loop twice (backend="generic" has the same limit; '
+            "pybilevel.engine.oracle has not)."
+        )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
+    ctx.save_for_backward(*inputs[:TENSORS], output[0], output[3])
+    ctx.rest = inputs[TENSORS:]
+    ctx.trajectory = output[TRAJECTORY]
+
+
+def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, w, logits = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:TENSORS])
+    nothing = (None,) * len(ctx.rest)
+    if all(bar is None for bar in bars[ZERO]):
+        return (None,) * TENSORS + nothing
+    with torch.no_grad():
+        # The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
+        trajectory, ctx.trajectory = ctx.trajectory, None
+        if trajectory is None:
+            trajectory = torch.ops.pybilevel.linear_unroll(*tensors, *ctx.rest)[TRAJECTORY]
+        found = torch.ops.pybilevel.linear_unroll_backward(
+            *bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest
+        )
+    grads = [grad if need else None for need, grad in zip(needs, found, strict=True)]
+    if torch.is_grad_enabled():
+        anchor = next(t for t, need in zip(tensors, needs, strict=True) if need)
+        grads = list(_OnceOnly.apply(anchor, *grads))  # type: ignore[no-untyped-call]
+    return (*grads, *nothing)
+
+
+torch.library.register_autograd("pybilevel::linear_unroll", _backward, setup_context=_setup_context)
