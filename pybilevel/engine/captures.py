@@ -27,6 +27,10 @@ class Capture:
     made_bytes: int
 
 
+# the code that every function marked once_differentiable shares
+_ONCE = torch.autograd.function.once_differentiable(lambda _: None).__code__
+
+
 def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Capture]:
     """Evaluate `loss` once without a graph; its value, and what entered it from outside beside `own`.
 
@@ -68,10 +72,16 @@ class Substitute(TorchFunctionMode):
         return value
 
 
-def foreign_leaves(value: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
-    """The leaves that carry gradients into `value` beside `own`: a walk over its graph, about 1 us a node."""
+def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> tuple[list[Tensor], list[str]]:
+    """A walk over the graph of `value`, about 1 us a node.
+
+    Returns:
+        The leaves that carry gradients into it beside `own`, and the names of the custom functions in it that are
+        marked once_differentiable: torch's second backward through those is not an error but zero, in silence.
+    """
     ours = {id(leaf) for leaf in own}
-    found: list[Tensor] = []
+    foreign: list[Tensor] = []
+    once: list[str] = []
     seen: set[Any] = set()
     stack: list[Any] = [value.grad_fn]
     while stack:
@@ -81,9 +91,12 @@ def foreign_leaves(value: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
         seen.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in ours:
-            found.append(leaf)
+            foreign.append(leaf)
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
+            once.append(function.__name__)
         stack.extend(parent for parent, _ in node.next_functions)
-    return found
+    return foreign, once
 
 
 def describe(inner: Callable[..., Any], tensors: Sequence[Tensor]) -> str:

@@ -23,7 +23,7 @@ class GradientMap:
 
     def __init__(self, loss: Loss) -> None:
         self._loss = loss
-        self._forward_over_reverse = False
+        self._forward_mode = False
 
     def gradient(
         self,
@@ -41,6 +41,16 @@ class GradientMap:
                 return [torch.zeros_like(x) for x in w]
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
 
+    def use_forward_mode(self, reason: object) -> None:
+        """Differentiate the gradient in forward mode from now on; announced once."""
+        if not self._forward_mode:
+            self._forward_mode = True
+            warnings.warn(
+                "an operation of the inner loss has no second backward; its gradient is differentiated in forward "
+                f"mode instead, which is slower ({reason})",
+                stacklevel=2,
+            )
+
     def linearise(
         self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
     ) -> tuple[list[Tensor], Pull]:
@@ -48,16 +58,14 @@ class GradientMap:
 
         The graph of one step lives until the pullback is dropped.
         """
-        if self._forward_over_reverse:
+        if self._forward_mode:
             return self.gradient(w, theta), lambda v: self._pull_forward(w, theta, wanted, v)
-        leaves = _leaves(w)
-        inputs = [x.detach().requires_grad_(need) for x, need in zip(theta, wanted, strict=True)]
+        leaves, inputs, targets = _fresh(w, theta, wanted)
         with torch.enable_grad():
             value = self._loss(leaves, inputs)
             if not value.requires_grad:
                 value = value + 0 * leaves[0].sum()
             g = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
-        targets = leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
 
         def pull(v: Sequence[Tensor]) -> list[Tensor]:
             pairs = [(out, bar) for out, bar in zip(g, v, strict=True) if out.requires_grad]
@@ -69,49 +77,47 @@ class GradientMap:
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError) as error:
-                return self._fall_back(w, theta, wanted, v, error)
+                result = self._pull_forward(w, theta, wanted, v, error)
+                self.use_forward_mode(error)
+                return result
 
         return [x.detach() for x in g], pull
 
-    def _fall_back(
+    def _pull_forward(
         self,
         w: Sequence[Tensor],
         theta: Sequence[Tensor],
         wanted: Sequence[bool],
         v: Sequence[Tensor],
-        error: Exception,
+        backward_error: object = "marked once_differentiable",
     ) -> list[Tensor]:
+        leaves, inputs, targets = _fresh(w, theta, wanted)
         try:
-            result = self._pull_forward(w, theta, wanted, v)
-        except (RuntimeError, NotImplementedError) as other:
+            with forward_ad.dual_level(), torch.enable_grad():
+                value = self._loss([_dual(x, bar) for x, bar in zip(leaves, v, strict=True)], inputs)
+                found = torch.autograd.grad(value, targets, materialize_grads=True)
+                tangents = [_tangent(g) for g in found]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
             raise RuntimeError(
                 "the gradient of the inner loss cannot be differentiated: neither by a second backward "
-                f"({error}) nor by forward mode ({other}). Replace the operation (for attention: the math backend "
-                "of torch.nn.attention.sdpa_kernel; for recurrent nets: torch.backends.cudnn.flags(enabled=False))."
+                f"({backward_error}) nor in forward mode ({error}). Replace the operation (for attention: the math "
+                "backend of torch.nn.attention.sdpa_kernel; for recurrent nets: cudnn.flags(enabled=False))."
             ) from error
-        if not self._forward_over_reverse:
-            self._forward_over_reverse = True
-            warnings.warn(
-                "an operation of the inner loss has no second backward; its gradient is differentiated in forward "
-                f"mode instead, which is slower ({error})",
-                stacklevel=2,
-            )
-        return result
-
-    def _pull_forward(
-        self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool], v: Sequence[Tensor]
-    ) -> list[Tensor]:
-        leaves = _leaves(w)
-        inputs = [x.detach().requires_grad_(need) for x, need in zip(theta, wanted, strict=True)]
-        targets = leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
-        with forward_ad.dual_level(), torch.enable_grad():
-            duals = [_dual(x, bar) for x, bar in zip(leaves, v, strict=True)]
-            value = self._loss(duals, inputs)
-            tangents = [_tangent(g) for g in torch.autograd.grad(value, targets, materialize_grads=True)]
         return [
             torch.zeros_like(x) if tangent is None else tangent.detach().clone()
             for x, tangent in zip(targets, tangents, strict=True)
         ]
+
+
+def _fresh(
+    w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """New leaves of w, those of theta (asking for gradients where wanted), and all that ask."""
+    leaves = _leaves(w)
+    inputs = [x.detach().requires_grad_(need) for x, need in zip(theta, wanted, strict=True)]
+    return leaves, inputs, leaves + [x for x in inputs if x.requires_grad]
 
 
 def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:

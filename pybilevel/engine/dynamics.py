@@ -174,7 +174,9 @@ class Dynamics:
     def _inspect(self, value: Tensor, leaves: Tensors) -> None:
         if self._call.problem is not None:
             return
-        foreign = captures.foreign_leaves(value, leaves)
+        foreign, once = captures.inspect_graph(value, leaves)
+        if once:
+            self.gradient_map.use_forward_mode(f"{', '.join(once)}: once_differentiable")
         if foreign:
             raise ValueError(
                 f"inner uses {captures.describe(self._call.inner, foreign)} in a way that hides it from pybilevel (a "

@@ -48,8 +48,8 @@ def plan_of(call: Call, dynamics: Dynamics) -> Plan:
 
 
 def workspace_bytes(dynamics: Dynamics) -> int:
-    """An estimate of what is held beside the states: one step's graph, and the cotangents."""
-    cotangents = 2 * dynamics.start.nbytes + sum(x.nbytes for x in (*dynamics.theta, *dynamics.settings))
+    """An estimate of what is held beside the states: one step's graph, w_T, and the cotangents."""
+    cotangents = 3 * dynamics.start.nbytes + sum(x.nbytes for x in (*dynamics.theta, *dynamics.settings))
     return dynamics.tape_bytes + cotangents
 
 
@@ -95,30 +95,38 @@ class Machine:
 
     def forward_only(self) -> Iterate:
         """The final iterate; nothing is kept."""
+        # a tensor that the first pass did not see may still carry gradients
+        watched = torch.is_grad_enabled()
         with torch.no_grad(), self._autocast():
             for _ in range(self._plan.steps):
-                self._now = self._advance()
+                self._now = self._advance(watched)
                 self._t += 1
         return self._now if self._plan.steps else _copy(self._now)
 
     def reverse(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
         """The cotangents of the inputs, where wanted, from those of the final iterate."""
-        inputs = [*self._start.flat(), *self._theta, *self._settings]
-        sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs, wanted, strict=True)]
+        constant = [*self._theta, *self._settings]
+        sums = [
+            torch.zeros_like(x) if need else None
+            for x, need in zip(constant, wanted[self._states :], strict=True)
+        ]
         bar = Iterate.like(self._start, bars)
         with torch.no_grad(), self._autocast():
             if self._slots is None:
                 self._run_forward_half()
             for op in map(decode, self._plan.reverse_half):
                 if op.code == Code.REVERSE:
-                    bar = self._reverse_step(bar, wanted[self._states :], sums[self._states :])
+                    bar = self._reverse_step(bar, wanted[self._states :], sums)
                 else:
                     self._do(op.code, op.operand)
         # the reverse half overwrote the slots: a second backward runs the forward half again
         self._slots, self._now = None, self._start
-        if self._plan.reversed == self._plan.steps:
-            sums[: self._states] = [x if need else None for x, need in zip(bar.flat(), wanted, strict=False)]
-        return sums
+        whole = self._plan.reversed == self._plan.steps
+        first = [
+            (x if whole else torch.zeros_like(x)) if need else None
+            for x, need in zip(bar.flat(), wanted, strict=False)
+        ]
+        return first + sums
 
     def _run_forward_half(self, watched: bool = False) -> None:
         # every slot is saved to before it is loaded (the plan was checked), so the start may stand in

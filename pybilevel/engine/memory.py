@@ -15,7 +15,8 @@ SMALL_BYTES = 64 << 20
 
 def plan_for(call: Call, state_bytes: int, workspace_bytes: int) -> Plan:
     """The plan of a call on an engine with states and a workspace of so many bytes; truncation included."""
-    return schedule_for(call, state_bytes, workspace_bytes).plan(call.steps)
+    plan: Plan = _written(schedule_for(call, state_bytes, workspace_bytes), call.steps)
+    return plan
 
 
 def schedule_for(call: Call, state_bytes: int, workspace_bytes: int) -> Schedule:
@@ -30,6 +31,7 @@ def schedule_for(call: Call, state_bytes: int, workspace_bytes: int) -> Schedule
     return schedule if truncate is None else Truncated(schedule, truncate)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def free_bytes(device: torch.device) -> int:
     """Bytes that can be allocated on the device now: what the system has, and what torch's cache holds unused."""
     if device.type == "cuda":
@@ -43,6 +45,12 @@ def free_bytes(device: torch.device) -> int:
     except OSError:
         pass
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# torch.compile cannot trace into the planner, whose answer depends on constants only
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _written(schedule: Schedule, steps: int) -> Plan:
+    return schedule.plan(steps)
 
 
 def _schedule(

@@ -42,7 +42,7 @@ def unroll(
     w, spec = pytree.tree_flatten(w0)
     v = [torch.zeros_like(x) for x in w] if velocity is None else pytree.tree_leaves(velocity)
     for t in range(steps):
-        if truncate is not None and t == steps - truncate:
+        if truncate is not None and t == steps - truncate > 0:
             w, v = [x.detach() for x in w], [x.detach() for x in v]
         w = [x if x.requires_grad else x.detach().requires_grad_() for x in w]
         parameters = pytree.tree_unflatten(w, spec)

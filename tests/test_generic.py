@@ -1,0 +1,492 @@
+"""The generic engine against the plain loop: every input, every plan, and every way to hold a tensor."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from meter import Meter
+from tolerance import FINITE_DIFFERENCE_LIMIT, assert_matches, relative_error
+
+from pybilevel.engine import oracle
+from pybilevel.engine.explain import explain
+from pybilevel.engine.unroll import unroll
+from pybilevel.errors import DivergenceError
+from pybilevel.hypergradient import Reverse
+from pybilevel.optimizers import SGD
+from pybilevel.problems import LeastSquares, SoftmaxRegression
+from pybilevel.schedules import Periodic, Revolve, StoreAll
+
+STEPS = 7
+PLANS = ["auto", StoreAll(), Revolve(1), Revolve(2), Revolve(4), Periodic(1), Periodic(3), 1 << 20, "1MiB"]
+
+
+def leaf(*shape, low=None):
+    """A random float64 tensor that asks for gradients; positive, at least `low`, if that is given."""
+    x = torch.randn(shape, dtype=torch.float64)
+    return (x if low is None else x.abs() + low).requires_grad_()
+
+
+def gradients(w, inputs):
+    """Of one fixed nonlinear outer objective; zeros where the plain loop has None."""
+    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(torch.utils._pytree.tree_leaves(w)))
+    found = torch.autograd.grad(outer, list(inputs.values()), allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(x) if g is None else g
+        for (name, x), g in zip(inputs.items(), found, strict=True)
+    }
+
+
+def generic(
+    inner, w0, hparams=None, *, steps=STEPS, lr, momentum=0.0, nesterov=False, weight_decay=0.0, **kwargs
+):
+    optimizer = SGD(lr, momentum, nesterov, weight_decay)
+    return unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, backend="generic", **kwargs)
+
+
+def assert_law(inner, w0, hparams=None, *, inputs, truncate=None, **settings):
+    """Value and every gradient are those of the plain loop; none is None."""
+    exact, _ = oracle.unroll(inner, w0, hparams, steps=STEPS, truncate=truncate, **settings)
+    w = generic(inner, w0, hparams, method=Reverse(truncate), **settings)
+    for a, b in zip(torch.utils._pytree.tree_leaves(w), torch.utils._pytree.tree_leaves(exact), strict=True):
+        assert_matches(a, b, "w_T")
+    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(torch.utils._pytree.tree_leaves(w)))
+    found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
+    for (name, expected), actual in zip(gradients(exact, inputs).items(), found, strict=True):
+        assert_matches(actual, expected, name)
+
+
+# ------------------------------------------------------------------------------------------------ fused problems
+
+TASKS = [(), (3,), (2, 2)]
+OPTIMIZERS = {
+    "plain": lambda tasks: {"lr": leaf(low=0.1)},
+    "decay": lambda tasks: {"lr": leaf(low=0.1), "weight_decay": leaf(low=0.1)},
+    "momentum": lambda tasks: {
+        "lr": leaf(STEPS, low=0.1),
+        "momentum": torch.full((), 0.8).double().requires_grad_(),
+    },
+    "nesterov": lambda tasks: {
+        "lr": leaf(*tasks, STEPS, low=0.1),
+        "momentum": torch.rand(*tasks, 1 if tasks else STEPS, dtype=torch.float64, requires_grad=True),
+        "weight_decay": leaf(STEPS, low=0.1),
+    },
+}
+
+
+def softmax(tasks):
+    inputs = {
+        "x": leaf(*tasks, 5, 4),
+        "y": leaf(*tasks, 5, 3, low=0.0),
+        "weights": leaf(*tasks, 5, low=0.0),
+        "l2": leaf(*tasks, low=0.0),
+    }
+    return SoftmaxRegression(**inputs), inputs
+
+
+def least_squares(tasks):
+    inputs = {"x": leaf(*tasks, 5, 4), "y": leaf(*tasks, 5, 1), "l2": leaf(low=0.0)}
+    return LeastSquares(**inputs, bias=False), inputs
+
+
+@pytest.mark.parametrize("make", [softmax, least_squares])
+@pytest.mark.parametrize("tasks", TASKS, ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_law_on_fused_problems(make, tasks, optimizer):
+    problem, inputs = make(tasks)
+    settings = OPTIMIZERS[optimizer](tasks)
+    w0 = leaf(*problem.shape)
+    nesterov = optimizer == "nesterov"
+    assert_law(problem, w0, inputs={"w0": w0, **inputs, **settings}, nesterov=nesterov, **settings)
+
+
+def test_no_tasks_is_no_error():
+    x = torch.randn(0, 5, 4, requires_grad=True)
+    problem = SoftmaxRegression(x, torch.zeros(0, 5, dtype=torch.long), num_classes=3)
+    w = generic(problem, None, lr=0.1)
+    w.sum().backward()
+    assert w.shape == (0, 5, 3) and x.grad.shape == x.shape
+
+
+def test_low_precision_is_computed_in_float32():
+    x = torch.randn(5, 4, dtype=torch.bfloat16, requires_grad=True)
+    y = torch.tensor([0, 1, 2, 0, 1])
+    w0 = torch.zeros(5, 3, dtype=torch.bfloat16, requires_grad=True)
+    w = generic(SoftmaxRegression(x, y), w0, lr=0.1)
+    exact = oracle.unroll(SoftmaxRegression(x.detach().double(), y), w0.double(), steps=STEPS, lr=0.1)[0]
+    assert_matches(w, exact)
+    w.sum().backward()
+    assert x.grad.dtype == w0.grad.dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------------------------------------ callables
+
+
+def network(w, h):
+    """A two-layer network, with a regulariser a parameter, on pytrees."""
+    hidden = torch.tanh(h["x"] @ w["in"]["weight"] + w["in"]["bias"])
+    residual = hidden @ w["out"] - h["y"]
+    return (
+        residual.square().mean()
+        + h["l2"][0] * w["in"]["weight"].square().sum()
+        + h["l2"][1] * w["out"].cos().sum()
+    )
+
+
+def network_case():
+    w0 = {"in": {"weight": leaf(4, 6), "bias": leaf(6)}, "out": leaf(6, 2)}
+    hparams = {
+        "x": leaf(5, 4),
+        "y": leaf(5, 2),
+        "l2": [leaf(low=0.0), leaf(low=0.0)],
+        "name": "a constant",
+        "count": 3,
+    }
+    inputs = {
+        "weight": w0["in"]["weight"],
+        "bias": w0["in"]["bias"],
+        "out": w0["out"],
+        "x": hparams["x"],
+        "y": hparams["y"],
+        "l2": hparams["l2"][0],
+        "linear": hparams["l2"][1],
+    }
+    return w0, hparams, inputs
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_law_on_pytrees(nesterov):
+    w0, hparams, inputs = network_case()
+    settings = {
+        "lr": leaf(STEPS, low=0.05),
+        "momentum": torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+    }
+    assert_law(network, w0, hparams, inputs={**inputs, **settings}, nesterov=nesterov, **settings)
+
+
+def test_law_on_a_setting_for_each_parameter():
+    w0, hparams, inputs = network_case()
+    lr = {"in": {"weight": leaf(4, 6, low=0.05), "bias": leaf(low=0.05)}, "out": leaf(6, 2, low=0.05)}
+    rates = dict(zip(["lr 0", "lr 1", "lr 2"], torch.utils._pytree.tree_leaves(lr), strict=True))
+    assert_law(network, w0, hparams, inputs={**inputs, **rates}, lr=lr)
+
+
+@pytest.mark.parametrize("memory", PLANS, ids=str)
+def test_every_plan_gives_the_same_bits(memory):
+    w0, hparams, inputs = network_case()
+    lr = leaf(STEPS, low=0.05)
+    inputs["lr"] = lr
+    expected = gradients(generic(network, w0, hparams, lr=lr, momentum=0.9, memory=StoreAll()), inputs)
+    actual = gradients(generic(network, w0, hparams, lr=lr, momentum=0.9, memory=memory), inputs)
+    for name in inputs:
+        assert torch.equal(actual[name], expected[name]), name
+
+
+@pytest.mark.parametrize("truncate", [1, 3, STEPS, STEPS + 1])
+def test_truncation_gives_zeros_before_the_cut(truncate):
+    w0, hparams, inputs = network_case()
+    lr = leaf(STEPS, low=0.05)
+    assert_law(network, w0, hparams, inputs={**inputs, "lr": lr}, lr=lr, momentum=0.5, truncate=truncate)
+    w = generic(network, w0, hparams, lr=lr, method=Reverse(truncate), memory=Revolve(1))
+    found = gradients(w, {**inputs, "lr": lr})
+    assert (found["out"] == 0).all() == (truncate < STEPS)
+    assert (found["lr"][: max(STEPS - truncate, 0)] == 0).all()
+
+
+def test_finite_differences_once_an_input():
+    w0, hparams, inputs = network_case()
+    lr, momentum = leaf(STEPS, low=0.05), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    inputs |= {"lr": lr, "momentum": momentum}
+
+    def outer():
+        w = generic(network, w0, hparams, lr=lr, momentum=momentum)
+        return sum(x.sin().sum() for x in torch.utils._pytree.tree_leaves(w))
+
+    found = torch.autograd.grad(outer(), list(inputs.values()))
+    for (name, x), gradient in zip(inputs.items(), found, strict=True):
+        direction, step = torch.randn_like(x), 1e-6
+        with torch.no_grad():
+            x += step * direction
+            above = outer()
+            x -= 2 * step * direction
+            below = outer()
+            x += step * direction
+        measured = (above - below) / (2 * step)
+        assert relative_error((gradient * direction).sum(), measured) < FINITE_DIFFERENCE_LIMIT, name
+
+
+# ------------------------------------------------------------------------------------------------ captured tensors
+
+
+def test_captured_leaves_and_derived_tensors_get_gradients():
+    x, scale, w0 = leaf(5, 4), leaf(), leaf(4, 3)
+    features = x * scale
+    target = torch.randn(5, 3, dtype=torch.float64)
+
+    def loss(w):
+        return (torch.cat([features, features], 0) @ w - torch.cat((target, target))).square().mean()
+
+    assert_law(loss, w0, inputs={"x": x, "scale": scale, "w0": w0}, lr=0.1)
+
+
+def test_captured_w0_is_an_input_of_its_own():
+    w0, pull = leaf(4), leaf()
+    assert_law(
+        lambda w: pull * (w - w0).square().sum() + w.cos().sum(), w0, inputs={"w0": w0, "pull": pull}, lr=0.1
+    )
+
+
+def test_module_parameters_get_gradients():
+    encoder = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
+    x, y, w0 = torch.randn(8, 4).double(), torch.arange(8) % 3, leaf(5, 3)
+    inputs = {"w0": w0, **dict(encoder.named_parameters())}
+    assert_law(lambda w: F.cross_entropy(encoder(x) @ w, y), w0, inputs=inputs, lr=0.3, momentum=0.5)
+
+
+def test_a_module_as_parameters_by_functional_call():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
+    x, y = leaf(8, 4), torch.arange(8) % 3
+    w0 = dict(net.named_parameters())
+
+    def loss(w):
+        return F.cross_entropy(torch.func.functional_call(net, w, (x,)), y)
+
+    assert_law(loss, w0, inputs={"x": x, **w0}, lr=0.3, momentum=0.5)
+
+
+def test_attributes_and_methods_capture_too():
+    class Inner:
+        def __init__(self):
+            self.center = leaf(4)
+
+        def __call__(self, w):
+            return (w - self.center).square().sum()
+
+    inner, w0 = Inner(), leaf(4)
+    assert_law(inner, w0, inputs={"w0": w0, "center": inner.center}, lr=0.1)
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, bar):
+        return 2 * ctx.saved_tensors[0] * bar
+
+
+def test_a_capture_that_cannot_be_replaced_is_an_error_that_names_it():
+    net = torch.nn.Linear(4, 1).double()
+    with pytest.raises(ValueError, match=r"inner uses weight \[1, 4\] torch.float64 in a way that hides it"):
+        generic(lambda w: (Square.apply(net.weight) * w).sum(), leaf(4), lr=0.1)
+
+
+def test_a_capture_in_a_later_branch_is_an_error_that_names_it():
+    late = leaf(4)
+
+    def loss(w):
+        return (w - (late if w.sum() > 0 else 1)).square().sum()
+
+    with pytest.raises(
+        ValueError, match=r"inner uses a tensor \[4\] torch.float64.*branch not taken at first"
+    ):
+        generic(loss, torch.full((4,), -1.0, dtype=torch.float64), lr=0.4)
+
+
+def test_a_custom_function_of_the_parameters_is_fine():
+    w0, h = leaf(4), leaf(4)
+    assert_law(lambda w, h: (Square.apply(w) * h).sum(), w0, h, inputs={"w0": w0, "h": h}, lr=0.1)
+
+
+class OnceSin(torch.autograd.Function):
+    """Sine without a second backward, but with forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, bar):
+        return ctx.saved_tensors[0].cos() * bar
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return ctx.saved_tensors[0].cos() * tangent
+
+
+def test_without_second_backward_forward_mode_takes_over_once_and_says_so():
+    w0, h = leaf(4), leaf(4)
+    with pytest.warns(UserWarning, match="no second backward") as seen:
+        w = generic(lambda w, h: (OnceSin.apply(w) * h + w * w * h).sum(), w0, h, lr=0.1)
+        found = gradients(w, {"w0": w0, "h": h})
+    assert sum("no second backward" in str(warning.message) for warning in seen) == 1
+    exact, _ = oracle.unroll(lambda w, h: (w.sin() * h + w * w * h).sum(), w0, h, steps=STEPS, lr=0.1)
+    for name, expected in gradients(exact, {"w0": w0, "h": h}).items():
+        assert_matches(found[name], expected, name)
+
+
+# ------------------------------------------------------------------------------------------------ states and graphs
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_state_law(momentum):
+    w0, hparams, inputs = network_case()
+    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    inputs["lr"] = lr
+    whole, last = generic(network, w0, hparams, steps=7, lr=lr, momentum=momentum, return_state=True)
+    half, state = generic(network, w0, hparams, steps=3, lr=lr, momentum=momentum, return_state=True)
+    w, resumed = generic(
+        network, None, hparams, steps=4, lr=lr, momentum=momentum, state=state, return_state=True
+    )
+    assert state.step == 3 and resumed.step == last.step == 7 and state.w is half
+    for a, b in zip(*map(torch.utils._pytree.tree_leaves, (w, whole)), strict=True):
+        assert torch.equal(a, b)
+    expected = gradients(whole, inputs)
+    for name, actual in gradients(w, inputs).items():
+        assert_matches(actual, expected[name], name)
+
+
+def test_states_detach_save_and_load():
+    w0 = leaf(4)
+    _, state = generic(lambda w: w.cos().sum(), w0, lr=0.1, momentum=0.9, return_state=True)
+    assert state.w.requires_grad and state.buffers[0][0].requires_grad
+    cut = state.detach()
+    assert not cut.w.requires_grad and not cut.buffers[0][0].requires_grad
+    _, other = generic(lambda w: w.sin().sum(), w0, lr=0.1, momentum=0.9, return_state=True)
+    other.load_state_dict(state.state_dict())
+    assert torch.equal(other.w, state.w) and torch.equal(other.buffers[0][0], state.buffers[0][0])
+
+
+@pytest.mark.parametrize("w0", [None, leaf(5, 3)], ids=["zeros", "given"])
+@pytest.mark.parametrize("backend", ["auto", "fused", "generic"])
+def test_no_steps_give_w0_differentiably(w0, backend):
+    x = leaf(5, 4)
+    problem = SoftmaxRegression(x, torch.arange(5) % 3)
+    w = unroll(problem, w0, steps=0, optimizer=SGD(0.1), backend=backend)
+    assert torch.equal(w, problem.initial() if w0 is None else w0)
+    assert torch.equal(torch.autograd.grad(w.sum(), x, retain_graph=True)[0], torch.zeros_like(x))
+    if w0 is not None:
+        assert torch.equal(torch.autograd.grad(w.sum(), w0)[0], torch.ones_like(w0))
+
+
+def test_unused_hparams_get_zeros():
+    w0, unused = leaf(4), leaf(2)
+    w = generic(lambda w, h: w.cos().sum(), w0, unused, lr=0.1)
+    assert torch.equal(torch.autograd.grad(w.sum(), unused)[0], torch.zeros_like(unused))
+
+
+@pytest.mark.parametrize("loss", [lambda w, h: (w * h).sum(), lambda w, h: h.sum() + 0 * w.detach().sum()])
+def test_linear_and_constant_losses(loss):
+    w0, h, lr = leaf(4), leaf(4), leaf(low=0.1)
+    assert_law(lambda w, h: loss(w, h) + 0 * w.sum(), w0, h, inputs={"w0": w0, "h": h, "lr": lr}, lr=lr)
+    assert torch.isfinite(torch.autograd.grad(generic(loss, w0, h, lr=lr).sum(), h)[0]).all()
+
+
+@pytest.mark.parametrize("memory", [StoreAll(), Revolve(2)], ids=str)
+def test_backward_twice(memory):
+    w0, hparams, inputs = network_case()
+    w = generic(network, w0, hparams, lr=0.1, momentum=0.9, memory=memory)
+    first, second = gradients(w, inputs), gradients(w, inputs)
+    assert all(torch.equal(first[name], second[name]) for name in inputs)
+
+
+def test_double_backward_says_what_to_do():
+    w0, h = leaf(4), leaf(4)
+    w = generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=0.1)
+    (gradient,) = torch.autograd.grad(w.sin().sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiated twice.*plain PyTorch"):
+        gradient.sum().backward()
+
+
+def test_an_input_changed_in_place_before_the_backward_is_noticed():
+    w0, h = leaf(4), leaf(4)
+    w = generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=0.1)
+    with torch.no_grad():
+        h += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        w.sum().backward()
+
+
+def test_only_what_needs_gradients_gets_them():
+    w0, h, lr = torch.randn(4), torch.randn(4), torch.tensor(0.1, requires_grad=True)
+    w = generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=lr)
+    w.sum().backward()
+    assert lr.grad is not None and w0.grad is None and h.grad is None
+    with torch.no_grad():
+        assert not generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=lr).requires_grad
+    assert not generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=0.1).requires_grad
+
+
+def test_autocast_of_the_forward_half_is_replayed():
+    w0, x, h = torch.randn(4, 3, requires_grad=True), torch.randn(5, 4), torch.randn(3, requires_grad=True)
+
+    def loss(w, h):
+        z = x @ w
+        assert z.dtype == torch.bfloat16
+        return (z.float() * h).square().mean()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        w = generic(loss, w0, h, lr=0.1, memory=Revolve(1))
+    w.sum().backward()
+    assert h.grad.isfinite().all()
+
+
+def test_nothing_outlives_the_iteration():
+    w0, h = leaf(4), leaf(4)
+    w = generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=0.1)
+    node = weakref.ref(w)
+    gc.disable()
+    try:
+        w.sum().backward()
+        del w
+        assert node() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_divergence_names_the_first_bad_step(bad):
+    lr = torch.full((STEPS,), 0.1)
+    lr[bad - 1] = 1e38
+    with pytest.raises(DivergenceError, match=rf"w_{bad} is not finite \(step {bad}\)") as caught:
+        generic(lambda w: 100 * w.square().sum(), torch.ones(3), lr=lr)
+    assert caught.value.step == bad
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_a_budget_is_kept_and_checkpoints_save_memory():
+    w0, steps = torch.randn(20_000, requires_grad=True), 60
+    state, peaks = w0.nbytes, {}
+    for name, memory in {"all": StoreAll(), "revolve": Revolve(4), "budget": 20 * state}.items():
+        with Meter() as meter:
+            w = unroll(lambda w: w.cos().sum(), w0, steps=steps, optimizer=SGD(0.1), memory=memory)
+            w.sum().backward()
+        peaks[name] = meter.peak / state
+        w0.grad = None
+    assert peaks["all"] >= steps - 1
+    assert peaks["revolve"] <= 4 + 12
+    assert peaks["budget"] <= 20
+    explained = explain(
+        unroll, lambda w: w.cos().sum(), w0, steps=steps, optimizer=SGD(0.1), memory=20 * state
+    )
+    assert peaks["budget"] * state <= explained.peak_memory <= 20 * state
+
+
+def test_explain_of_the_generic_engine():
+    x, w0 = torch.randn(5, 4), torch.zeros(4, 3, requires_grad=True)
+    explained = explain(
+        unroll, lambda w: (x @ w).square().sum(), w0, steps=6, optimizer=SGD(0.1), memory=Revolve(2)
+    )
+    assert (explained.backend, explained.slots, explained.steps) == ("generic", 2, 6)
+    assert explained.recomputation == Revolve(2).plan(6).factor > 1
+    assert explained.flops > 6 * 4 * 5 * 4 * 3
+    text = str(explained)
+    assert "generic" in text and "not faster" in text and "recomputation factor" in text
