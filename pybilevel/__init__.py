@@ -1,5 +1,6 @@
 """Fast bilevel programming: differentiate through the training of an inner model."""
 
+from pybilevel._C import build_info
 from pybilevel.engine.explain import explain
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.state import State
@@ -37,6 +38,7 @@ __all__ = [
     "Spectral",
     "State",
     "StoreAll",
+    "build_info",
     "explain",
     "ho_objective",
     "ml_objective",

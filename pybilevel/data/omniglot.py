@@ -185,8 +185,11 @@ def _shrink(ink: Bytes) -> Bytes:
 
 def _missing(folder: Path) -> str:
     if not folder.is_dir():
-        return f"--data {folder} is not a folder. Leave --data out for the embedded characters, or use --data omniglot."
+        return (
+            f"--data {folder} is not a folder. Leave --data out for the embedded characters, or "
+            "use --data omniglot."
+        )
     return (
-        f"no Omniglot in {folder}: expected images_background and images_evaluation, as zips or folders. Pass the folder "
-        "that holds them, or --data omniglot to download them."
+        f"no Omniglot in {folder}: expected images_background and images_evaluation, as zips or folders. "
+        "Pass the folder that holds them, or --data omniglot to download them."
     )

@@ -1,9 +1,10 @@
 """Embedded characters: strokes drawn by formula, for the demo, the tests and machines without data.
 
 An alphabet fixes a style (how many strokes, how curved, where strokes like to start); a character is a few quadratic
-B-splines through control points drawn in that style; a drawer turns, shears, scales and shifts what he draws, has a pen
-of his own, and misses every control point a little. Everything is vectorised over all drawings, and a stroke is splatted as
-a sum of Gaussians along the curve, which is separable: the image is one batched product [H, points] x [points, W].
+B-splines through control points drawn in that style; a drawer turns, shears, scales and shifts the character, has a
+pen of their own, and misses every control point a little. Everything is vectorised over all drawings, and a stroke is
+splatted as a sum of Gaussians along the curve, which is separable: the image is one batched product [H, points] x
+[points, W].
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _fitted(path: npt.NDArray[np.float64], used: npt.NDArray[np.bool_]) -> npt.N
     low = np.where(there, path, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(there, path, -np.inf).max(axis=(1, 2), keepdims=True)
     side = np.maximum((high - low).max(axis=-1, keepdims=True), 1e-3)
-    return (path - (low + high) / 2) * (1.3 / side)
+    return np.asarray((path - (low + high) / 2) * (1.3 / side))
 
 
 def _drawn(rng: np.random.Generator, controls: Floats, drawings: int, wobble: Wobble) -> Floats:
@@ -108,11 +109,11 @@ def _drawn(rng: np.random.Generator, controls: Floats, drawings: int, wobble: Wo
     shift = rng.normal(0.0, wobble.shift, (*shape, 1, 1, 2))
     missed = controls[:, None] + rng.normal(0.0, wobble.points, (*shape, STROKES, CONTROLS, 2))
     flat = missed.reshape(*shape, STROKES * CONTROLS, 2) @ affine.swapaxes(-1, -2)
-    return (flat.reshape(missed.shape) + shift).astype(np.float32)
+    return np.asarray(flat.reshape(missed.shape) + shift, dtype=np.float32)
 
 
 def _render(curves: Floats, used: Floats, pen: Floats, size: int) -> Floats:
-    """Grey images [N, size, size] of N drawings: curves [N, STROKES, CONTROLS, 2], used [N, STROKES], pen widths [N]."""
+    """Grey images [N, size, size]: curves [N, STROKES, CONTROLS, 2], used [N, STROKES], pen widths [N]."""
     points = np.einsum("pk,nskx->nspx", _spline_basis(), curves).reshape(len(curves), -1, 2)
     weight = np.repeat(used, SAMPLES, axis=1)
     centres = ((np.arange(size) + 0.5) * (2 / size) - 1).astype(np.float32)

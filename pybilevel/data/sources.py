@@ -17,8 +17,8 @@ DOWNLOAD = "omniglot"
 def characters(data: str | None, *, say: Callable[[str], None] = print) -> ClassImages:
     """The characters that `data` names.
 
-    None: the embedded ones. "omniglot", where no such folder exists: downloaded to the cache, or the embedded ones where
-    there is no network. Else: a folder with Omniglot in its public layout. What is used is always said.
+    None: the embedded ones. "omniglot", where no such folder exists: downloaded to the cache, or the embedded ones
+    where there is no network. Else: a folder with Omniglot in its public layout. What is used is always said.
     Errors: DataError with the remedy.
     """
     if data is None:

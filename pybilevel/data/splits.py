@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,7 @@ def split(
         raise ValueError(f"sizes = {sizes} must be positive and sum to at most {data.classes} classes.")
     order = np.random.default_rng(seed).permutation(data.classes)
     cuts = np.cumsum((0, *sizes))
-    train, validation, test = (data.take(order[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    train, validation, test = (data.take(order[a:b]) for a, b in itertools.pairwise(cuts))
     if rotations:
         train, validation = with_rotations(train), with_rotations(validation)
     return Splits(train, validation, test)

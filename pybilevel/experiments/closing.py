@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pybilevel.experiments.evaluation import Accuracy
+from pybilevel.experiments.meta_learner import Normalisation
 from pybilevel.experiments.ratio import Ratio
 from pybilevel.experiments.settings import FewShotSettings
 
 RESULT = "result.json"
 CURVES = "curves.png"
-MEANING = {
+MEANING: dict[Normalisation, str] = {
     "episode": "transductive: batch norm by episode, as in the paper's code",
     "batch": "transductive: batch norm by meta-batch",
     "running": "not transductive: batch norm by running averages",
@@ -24,7 +25,7 @@ PUBLISHED = {(5, 1): 98.6, (5, 5): 99.5, (20, 1): 95.5, (20, 5): 98.4}
 class FewShotResult:
     """What a run found: `tests` holds the meta-test accuracy by normalisation, the chosen one first."""
 
-    tests: dict[str, Accuracy]
+    tests: dict[Normalisation, Accuracy]
     ratio: Ratio
     reason: str
     folder: Path

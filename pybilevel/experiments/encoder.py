@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -18,8 +19,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation whose statistics are those of each *group* of images, or running averages.
 
     `groups` lists the sizes of consecutive groups along the batch: each is normalised by its own mean and variance
-    (transductive: an image sees the others of its group). Without groups the running averages are used, so that an image
-    is treated alone. `track` says whether the running averages follow the batches.
+    (transductive: an image sees the others of its group). Without groups the running averages are used, so that an
+    image is treated alone. `track` says whether the running averages follow the batches.
     """
 
     running_mean: Tensor
@@ -61,13 +62,12 @@ class Encoder(nn.Module):
         channels = (1, *(filters,) * BLOCKS)
         # No bias: batch norm subtracts it again.
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False)
-            for a, b in zip(channels[:-1], channels[1:], strict=True)
+            nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False) for a, b in itertools.pairwise(channels)
         )
         self.norms = nn.ModuleList(BatchNorm(filters) for _ in range(BLOCKS))
         self.features = 4 * filters
         # Channels last is 1.4 times as fast on the CPU as the default layout (measured, AVX-512, 2 cores).
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, groups: Sequence[int] | None = None, track: float = 0.0) -> Tensor:
         """Features [N, 4 * filters] in float32; see `BatchNorm` for `groups` and `track`."""
@@ -80,12 +80,11 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Sequence[Tensor]) -> None:
-        """Set the running averages to the mean statistics over batches of images (for weights trained transductively)."""
+        """Set the running averages to the mean statistics over batches of images, for weights trained without."""
         for seen, images in enumerate(batches, start=1):
             self(images, [len(images)], track=1.0 / seen)
 
 
 def _split(x: Tensor, groups: Sequence[int]) -> Sequence[Tensor]:
-    if len(groups) == 1:
-        return [x]
-    return x.split(list(groups))
+    ends = list(itertools.accumulate(groups))
+    return [x[end - size : end] for size, end in zip(groups, ends, strict=True)]

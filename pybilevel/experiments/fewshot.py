@@ -32,7 +32,8 @@ SAVE_EVERY = 20.0
 def run_fewshot(settings: FewShotSettings, folder: Path, *, resume: bool = False) -> FewShotResult:
     """Train, test and report in `folder`: checkpoint.safetensors, result.json and curves.png.
 
-    Errors: DataError for data that cannot be had, ValueError for settings that do not fit them, Interrupted on a signal.
+    Errors: DataError for data that cannot be had, ValueError for settings that do not fit them,
+    Interrupted on a signal.
     """
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     with Display(f"{settings.ways}-way {settings.shots}-shot") as display:

@@ -96,9 +96,8 @@ def run_hyperclean(settings: HyperCleanSettings, folder: Path) -> HyperCleanResu
         result = HyperCleanResult(
             rows, spotting(weights, data.clean), curve[-1]["seconds"] / len(curve), curve
         )
-        record: dict[str, Any] = {"experiment": "hyperclean", "data": data.source, "settings": settings}
-        record = {**record, "settings": dataclasses.asdict(settings), "versions": versions()}
-        write_json(folder / RESULT, record | {"result": dataclasses.asdict(result)})
+        record = {"experiment": "hyperclean", "data": data.source, "settings": dataclasses.asdict(settings)}
+        write_json(folder / RESULT, record | {"versions": versions(), "result": dataclasses.asdict(result)})
         for line in _lines(settings, result, folder):
             display.say(line)
     return result
@@ -118,7 +117,7 @@ def learn_weights(
         inner = _problem(data.train_x, data.train_y, data.classes, logits.sigmoid(), L2)
         loss = pb.ho_objective(inner, outer, steps=settings.steps, optimizer=optimizer, memory=memory)
         adam.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         adam.step()
         found = spotting(logits.detach().sigmoid(), data.clean)
         seconds = time.perf_counter() - start
@@ -164,7 +163,8 @@ def spotting(weights: Tensor, clean: Tensor) -> Spotting:
 def safe_step(x: Tensor) -> float:
     """A step size at which gradient descent descends: 1 over the largest curvature of mean softmax regression.
 
-    The curvature is at most half the largest eigenvalue of X^T X / n, with the bias as a feature of ones (Boehning 1992).
+    The curvature is at most half the largest eigenvalue of X^T X / n, with the bias as a feature of ones
+    (Boehning 1992).
     """
     ones = torch.cat([x, x.new_ones(len(x), 1)], dim=1).double()
     return float(2 / torch.linalg.eigvalsh(ones.T @ ones / len(x))[-1])
@@ -198,7 +198,8 @@ def _lines(settings: HyperCleanSettings, result: HyperCleanResult, folder: Path)
         *(f"{row.name:<{width}}  {row.examples:>8}  {100 * row.accuracy:>10.2f} %" for row in result.rows),
         "",
         f"Wrong labels spotted: F1 {found.f1:.3f} (precision {found.precision:.3f}, recall {found.recall:.3f})",
-        f"One hypergradient through {settings.steps} steps: {1e3 * result.seconds_per_iteration:.0f} ms.  {folder / RESULT}",
+        f"One hypergradient through {settings.steps} steps: {1e3 * result.seconds_per_iteration:.0f} ms.",
+        f"Written: {folder / RESULT}",
         "",
         "Try next:",
         f"  pybilevel hyperclean{data} --steps {5 * settings.steps} --memory 64MiB   longer, within a memory budget",

@@ -151,7 +151,8 @@ class Trainer:
         progress = self.progress
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the outer loss is {loss} at iteration {progress.iteration}; lower --lr or --inner-lr, and start again."
+                f"the outer loss is {loss} at iteration {progress.iteration}; "
+                "lower --lr or --inner-lr, and start again."
             )
         progress.curve.append(
             {
