@@ -5,9 +5,10 @@ import weakref
 
 import pytest
 import torch
-import torch.nn.functional as F
+from laws import STEPS, assert_law, generic, gradients, leaf
 from meter import Meter
 from tolerance import FINITE_DIFFERENCE_LIMIT, assert_matches, relative_error
+from torch.utils import _pytree as pytree
 
 from pybilevel.engine import oracle
 from pybilevel.engine.explain import explain
@@ -18,43 +19,7 @@ from pybilevel.optimizers import SGD
 from pybilevel.problems import LeastSquares, SoftmaxRegression
 from pybilevel.schedules import Periodic, Revolve, StoreAll
 
-STEPS = 7
 PLANS = ["auto", StoreAll(), Revolve(1), Revolve(2), Revolve(4), Periodic(1), Periodic(3), 1 << 20, "1MiB"]
-
-
-def leaf(*shape, low=None):
-    """A random float64 tensor that asks for gradients; positive, at least `low`, if that is given."""
-    x = torch.randn(shape, dtype=torch.float64)
-    return (x if low is None else x.abs() + low).requires_grad_()
-
-
-def gradients(w, inputs):
-    """Of one fixed nonlinear outer objective; zeros where the plain loop has None."""
-    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(torch.utils._pytree.tree_leaves(w)))
-    found = torch.autograd.grad(outer, list(inputs.values()), allow_unused=True, retain_graph=True)
-    return {
-        name: torch.zeros_like(x) if g is None else g
-        for (name, x), g in zip(inputs.items(), found, strict=True)
-    }
-
-
-def generic(
-    inner, w0, hparams=None, *, steps=STEPS, lr, momentum=0.0, nesterov=False, weight_decay=0.0, **kwargs
-):
-    optimizer = SGD(lr, momentum, nesterov, weight_decay)
-    return unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, backend="generic", **kwargs)
-
-
-def assert_law(inner, w0, hparams=None, *, inputs, truncate=None, **settings):
-    """Value and every gradient are those of the plain loop; none is None."""
-    exact, _ = oracle.unroll(inner, w0, hparams, steps=STEPS, truncate=truncate, **settings)
-    w = generic(inner, w0, hparams, method=Reverse(truncate), **settings)
-    for a, b in zip(torch.utils._pytree.tree_leaves(w), torch.utils._pytree.tree_leaves(exact), strict=True):
-        assert_matches(a, b, "w_T")
-    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(torch.utils._pytree.tree_leaves(w)))
-    found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
-    for (name, expected), actual in zip(gradients(exact, inputs).items(), found, strict=True):
-        assert_matches(actual, expected, name)
 
 
 # ------------------------------------------------------------------------------------------------ fused problems
@@ -168,7 +133,7 @@ def test_law_on_pytrees(nesterov):
 def test_law_on_a_setting_for_each_parameter():
     w0, hparams, inputs = network_case()
     lr = {"in": {"weight": leaf(4, 6, low=0.05), "bias": leaf(low=0.05)}, "out": leaf(6, 2, low=0.05)}
-    rates = dict(zip(["lr 0", "lr 1", "lr 2"], torch.utils._pytree.tree_leaves(lr), strict=True))
+    rates = dict(zip(["lr 0", "lr 1", "lr 2"], pytree.tree_leaves(lr), strict=True))
     assert_law(network, w0, hparams, inputs={**inputs, **rates}, lr=lr)
 
 
@@ -201,7 +166,7 @@ def test_finite_differences_once_an_input():
 
     def outer():
         w = generic(network, w0, hparams, lr=lr, momentum=momentum)
-        return sum(x.sin().sum() for x in torch.utils._pytree.tree_leaves(w))
+        return sum(x.sin().sum() for x in pytree.tree_leaves(w))
 
     found = torch.autograd.grad(outer(), list(inputs.values()))
     for (name, x), gradient in zip(inputs.items(), found, strict=True):
@@ -214,121 +179,6 @@ def test_finite_differences_once_an_input():
             x += step * direction
         measured = (above - below) / (2 * step)
         assert relative_error((gradient * direction).sum(), measured) < FINITE_DIFFERENCE_LIMIT, name
-
-
-# ------------------------------------------------------------------------------------------------ captured tensors
-
-
-def test_captured_leaves_and_derived_tensors_get_gradients():
-    x, scale, w0 = leaf(5, 4), leaf(), leaf(4, 3)
-    features = x * scale
-    target = torch.randn(5, 3, dtype=torch.float64)
-
-    def loss(w):
-        return (torch.cat([features, features], 0) @ w - torch.cat((target, target))).square().mean()
-
-    assert_law(loss, w0, inputs={"x": x, "scale": scale, "w0": w0}, lr=0.1)
-
-
-def test_captured_w0_is_an_input_of_its_own():
-    w0, pull = leaf(4), leaf()
-    assert_law(
-        lambda w: pull * (w - w0).square().sum() + w.cos().sum(), w0, inputs={"w0": w0, "pull": pull}, lr=0.1
-    )
-
-
-def test_module_parameters_get_gradients():
-    encoder = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
-    x, y, w0 = torch.randn(8, 4).double(), torch.arange(8) % 3, leaf(5, 3)
-    inputs = {"w0": w0, **dict(encoder.named_parameters())}
-    assert_law(lambda w: F.cross_entropy(encoder(x) @ w, y), w0, inputs=inputs, lr=0.3, momentum=0.5)
-
-
-def test_a_module_as_parameters_by_functional_call():
-    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
-    x, y = leaf(8, 4), torch.arange(8) % 3
-    w0 = dict(net.named_parameters())
-
-    def loss(w):
-        return F.cross_entropy(torch.func.functional_call(net, w, (x,)), y)
-
-    assert_law(loss, w0, inputs={"x": x, **w0}, lr=0.3, momentum=0.5)
-
-
-def test_attributes_and_methods_capture_too():
-    class Inner:
-        def __init__(self):
-            self.center = leaf(4)
-
-        def __call__(self, w):
-            return (w - self.center).square().sum()
-
-    inner, w0 = Inner(), leaf(4)
-    assert_law(inner, w0, inputs={"w0": w0, "center": inner.center}, lr=0.1)
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, bar):
-        return 2 * ctx.saved_tensors[0] * bar
-
-
-def test_a_capture_that_cannot_be_replaced_is_an_error_that_names_it():
-    net = torch.nn.Linear(4, 1).double()
-    with pytest.raises(ValueError, match=r"inner uses weight \[1, 4\] torch.float64 in a way that hides it"):
-        generic(lambda w: (Square.apply(net.weight) * w).sum(), leaf(4), lr=0.1)
-
-
-def test_a_capture_in_a_later_branch_is_an_error_that_names_it():
-    late = leaf(4)
-
-    def loss(w):
-        return (w - (late if w.sum() > 0 else 1)).square().sum()
-
-    with pytest.raises(
-        ValueError, match=r"inner uses a tensor \[4\] torch.float64.*branch not taken at first"
-    ):
-        generic(loss, torch.full((4,), -1.0, dtype=torch.float64), lr=0.4)
-
-
-def test_a_custom_function_of_the_parameters_is_fine():
-    w0, h = leaf(4), leaf(4)
-    assert_law(lambda w, h: (Square.apply(w) * h).sum(), w0, h, inputs={"w0": w0, "h": h}, lr=0.1)
-
-
-class OnceSin(torch.autograd.Function):
-    """Sine without a second backward, but with forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, bar):
-        return ctx.saved_tensors[0].cos() * bar
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return ctx.saved_tensors[0].cos() * tangent
-
-
-def test_without_second_backward_forward_mode_takes_over_once_and_says_so():
-    w0, h = leaf(4), leaf(4)
-    with pytest.warns(UserWarning, match="no second backward") as seen:
-        w = generic(lambda w, h: (OnceSin.apply(w) * h + w * w * h).sum(), w0, h, lr=0.1)
-        found = gradients(w, {"w0": w0, "h": h})
-    assert sum("no second backward" in str(warning.message) for warning in seen) == 1
-    exact, _ = oracle.unroll(lambda w, h: (w.sin() * h + w * w * h).sum(), w0, h, steps=STEPS, lr=0.1)
-    for name, expected in gradients(exact, {"w0": w0, "h": h}).items():
-        assert_matches(found[name], expected, name)
 
 
 # ------------------------------------------------------------------------------------------------ states and graphs
@@ -345,7 +195,7 @@ def test_state_law(momentum):
         network, None, hparams, steps=4, lr=lr, momentum=momentum, state=state, return_state=True
     )
     assert state.step == 3 and resumed.step == last.step == 7 and state.w is half
-    for a, b in zip(*map(torch.utils._pytree.tree_leaves, (w, whole)), strict=True):
+    for a, b in zip(*map(pytree.tree_leaves, (w, whole)), strict=True):
         assert torch.equal(a, b)
     expected = gradients(whole, inputs)
     for name, actual in gradients(w, inputs).items():

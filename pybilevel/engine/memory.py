@@ -1,6 +1,7 @@
 """From what the caller asked of memory to a plan, for every engine."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -37,14 +38,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(max(min(_system_free(), _container_free()), 0))
 
 
 # torch.compile cannot trace into the planner, whose answer depends on constants only
@@ -68,3 +62,20 @@ def _schedule(
     if whole <= SMALL_BYTES:
         return StoreAll()
     return within(free_bytes(device) // 4, steps, state_bytes, workspace_bytes)
+
+
+def _system_free() -> int:
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(meminfo.partition("MemAvailable:")[2].split()[0]) * 1024
+
+
+def _container_free() -> float:
+    """What the control group of this process (version 2, as in containers) still allows."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return float("inf")

@@ -112,6 +112,7 @@ def dispatch(call: Call) -> tuple[Any, State]:
 
 
 def _check_finite(call: Call, w: Any) -> None:
+    # for the fused kernels too: in dual coordinates w_T itself can overflow where no iterate did
     if torch.compiler.is_compiling() or call.device.type != "cpu":
         return
     leaves: list[Tensor] = pytree.tree_leaves(w)

@@ -1,0 +1,47 @@
+"""Laws that hold for the generic engine whatever the inner loss: value and gradients are those of the plain loop."""
+
+import torch
+from tolerance import assert_matches
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine import oracle
+from pybilevel.engine.unroll import unroll
+from pybilevel.hypergradient import Reverse
+from pybilevel.optimizers import SGD
+
+STEPS = 7
+
+
+def leaf(*shape, low=None):
+    """A random float64 tensor that asks for gradients; positive, at least `low`, if that is given."""
+    x = torch.randn(shape, dtype=torch.float64)
+    return (x if low is None else x.abs() + low).requires_grad_()
+
+
+def gradients(w, inputs):
+    """Of one fixed nonlinear outer objective; zeros where the plain loop has None."""
+    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(pytree.tree_leaves(w)))
+    found = torch.autograd.grad(outer, list(inputs.values()), allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(x) if g is None else g
+        for (name, x), g in zip(inputs.items(), found, strict=True)
+    }
+
+
+def generic(
+    inner, w0, hparams=None, *, steps=STEPS, lr, momentum=0.0, nesterov=False, weight_decay=0.0, **kwargs
+):
+    optimizer = SGD(lr, momentum, nesterov, weight_decay)
+    return unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, backend="generic", **kwargs)
+
+
+def assert_law(inner, w0, hparams=None, *, inputs, truncate=None, **settings):
+    """Value and every gradient are those of the plain loop; none is None."""
+    exact, _ = oracle.unroll(inner, w0, hparams, steps=STEPS, truncate=truncate, **settings)
+    w = generic(inner, w0, hparams, method=Reverse(truncate), **settings)
+    for a, b in zip(pytree.tree_leaves(w), pytree.tree_leaves(exact), strict=True):
+        assert_matches(a, b, "w_T")
+    outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(pytree.tree_leaves(w)))
+    found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
+    for (name, expected), actual in zip(gradients(exact, inputs).items(), found, strict=True):
+        assert_matches(actual, expected, name)
