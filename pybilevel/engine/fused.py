@@ -16,6 +16,12 @@ from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import plan_bytes
 
+LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
+"""The row losses that have native kernels."""
+
+CUDA = bool(_C.build_info()["torch_cuda"])
+"""Whether this build has kernels for CUDA."""
+
 REGIMES = {"tasks": "a thread per task", "rows": "all threads on the rows of one task after another"}
 
 
@@ -25,7 +31,7 @@ def reasons(call: Call) -> list[str]:
     if problem is None:
         return [f"inner is a {type(call.inner).__name__}, not a fused problem such as pb.SoftmaxRegression"]
     found = []
-    if problem.loss not in {loss for loss, _ in _C.registry()["problems"]}:
+    if problem.loss not in LOSSES:
         found.append(f"the loss {problem.loss!r} has no native kernel")
     if not isinstance(call.optimizer, SGD):
         found.append(f"the optimizer {call.optimizer.name!r} has no native kernel (need pb.SGD)")
@@ -38,10 +44,9 @@ def reasons(call: Call) -> list[str]:
 
 
 def _device_reasons(device: torch.device) -> list[str]:
-    cuda = _C.build_info()["torch_cuda"]
-    if device.type == "cpu" or (device.type == "cuda" and cuda):
+    if device.type == "cpu" or (device.type == "cuda" and CUDA):
         return []
-    return [f"device {device} (this build has kernels for {'cpu and cuda' if cuda else 'cpu'})"]
+    return [f"device {device} (this build has kernels for {'cpu and cuda' if CUDA else 'cpu'})"]
 
 
 def run(call: Call) -> tuple[Tensor, State]:

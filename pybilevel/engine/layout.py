@@ -16,7 +16,7 @@ from pybilevel.hypergradient import Reverse
 from pybilevel.ops import linear_scratch_bytes, state_size
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem
-from pybilevel.schedules import Code, encode
+from pybilevel.schedules import Code, Schedule, encode
 
 
 class Itinerary(NamedTuple):
@@ -73,8 +73,8 @@ class Layout:
         wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in self.tensors)
         if not wanted:
             return one_way(self.size.steps)
-        plan = memory.plan_for(self.call, self.state_bytes, self.workspace_bytes())
-        return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps)
+        schedule = memory.schedule_for(self.call, self.state_bytes, self.workspace_bytes())
+        return there_and_back(schedule, self.size.steps)
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
@@ -89,6 +89,14 @@ class Layout:
 def one_way(steps: int) -> Itinerary:
     """All steps and nothing kept, for a call that nobody will reverse."""
     return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False)
+
+
+# torch.compile cannot trace into the planner, whose answer depends on constants only
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def there_and_back(schedule: Schedule, steps: int) -> Itinerary:
+    """The plan of a schedule, for a call that will be reversed."""
+    plan = schedule.plan(steps)
+    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps)
 
 
 def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
