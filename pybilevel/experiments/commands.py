@@ -40,8 +40,10 @@ def info() -> None:
     """Show versions, how the native part was built, and which backends can run here."""
     from pybilevel.experiments.information import information
 
-    for name, value in information().items():
-        typer.echo(f"{name:<14}{value}")
+    facts = information()
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}{value}")
 
 
 @app.command()

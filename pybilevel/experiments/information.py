@@ -12,25 +12,25 @@ import pybilevel as pb
 
 def information() -> dict[str, str]:
     """Facts about this installation by name, ready to print."""
+    build = pb.build_info()
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     facts = {
         "pybilevel": str(pb.__version__),
-        "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
+        "gpus": ", ".join(gpus) or "none",
+        "backends": "generic, fused on CPU" + (", fused on CUDA" if gpus and build["cuda"] else ""),
     }
-    build = pb.build_info()
-    facts |= {str(name).replace("_", " "): _text(value) for name, value in build.items()}
-    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    facts["backends"] = "generic (any PyTorch), fused on cpu" + (
-        f", fused on cuda ({', '.join(gpus)})" if gpus and build.get("cuda") else ""
-    )
-    return facts
+    hidden = {"version"}
+    return facts | {
+        f"build: {name.replace('_', ' ')}": _text(build[name]) for name in build if name not in hidden
+    }
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(str(name) for name, present in value.items() if present)
     return str(value)

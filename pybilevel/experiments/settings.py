@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+import torch
 
 from pybilevel.experiments.meta_learner import Normalisation, Precision
 
@@ -76,9 +78,23 @@ class FewShotSettings:
             raise ValueError(f"ways = {self.ways} must be at least 2: one class needs no learning.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging = {self.averaging} must be in [0, 1).")
+        self._check_choices()
         for name in ("lr_decay", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
+
+    def _check_choices(self) -> None:
+        for name, choices in (("batch_norm", get_args(Normalisation)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {', '.join(choices)}.")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device = {self.device!r} is none that torch knows; use cpu, or cuda."
+            ) from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device = {self.device!r}, but torch finds no CUDA device here; use cpu.")
 
     @property
     def budget_seconds(self) -> float:
