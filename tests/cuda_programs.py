@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EMULATOR = ROOT / "tests" / "cuda_emulator"
-ARCHITECTURES = ("sm_80", "sm_90")
+ARCHITECTURES = (80, 90)
 
 # The two ways to run the threads of a block, each with the sanitizers it is made for.
 MODES = {
@@ -21,16 +21,23 @@ _COMMON = ["-std=c++20", "-O1", "-g", f"-I{ROOT / 'csrc'}", f"-I{EMULATOR}"]
 
 
 def emulated(folder: Path, name: str, mode: str, cuda: list[Path], host: list[Path] | None = None) -> Path:
-    """Compile `cuda` sources for the emulator in a mode of MODES, and `host` sources as they are, into one program."""
+    """Compile `cuda` sources for the emulator in a mode of MODES, and `host` sources beside them; link them."""
     program = folder / f"{name}_{mode}"
-    objects = []
-    for sources, flags in ((cuda, ["-DPB_CUDA_EMULATOR", "-x", "c++"]), (host or [], [])):
-        for source in sources:
-            target = folder / f"{name}_{mode}_{source.stem}_{len(objects)}.o"
-            _run(["g++", *_COMMON, *_WARNINGS, *MODES[mode], *flags, "-c", str(source), "-o", str(target)])
-            objects.append(str(target))
-    _run(["g++", *MODES[mode], *objects, "-o", str(program), "-pthread"])
+    flags = [*_COMMON, *_WARNINGS, *MODES[mode]]
+    objects = [compiled(source, folder, [*flags, "-DPB_CUDA_EMULATOR", "-x", "c++"]) for source in cuda]
+    objects += [compiled(source, folder, flags) for source in host or [] if source.suffix != ".o"]
+    objects += [source for source in host or [] if source.suffix == ".o"]
+    run_compiler(["g++", *MODES[mode], *map(str, objects), "-o", str(program), "-pthread"])
     return program
+
+
+def compiled(source: Path, folder: Path, flags: list[str] | None = None) -> Path:
+    """The object file of one source; without flags: the portable CPU kernels, no sanitizer, no warnings."""
+    target = folder / f"{source.stem}.o"
+    run_compiler(
+        ["g++", *(flags or [*_COMMON, "-DPB_ISA=baseline", "-w"]), "-c", str(source), "-o", str(target)]
+    )
+    return target
 
 
 def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,8 +53,8 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def ptxas_report(source: Path, architecture: str, output: Path) -> str:
-    """Compile one .cu file with the flags of the build; what ptxas says about registers and spills."""
+def ptxas_report(source: Path, folder: Path) -> str:
+    """Compile one .cu file with the flags of the build for ARCHITECTURES; what ptxas says of registers and spills."""
     flags = [
         "-std=c++20",
         "-O3",
@@ -56,10 +63,15 @@ def ptxas_report(source: Path, architecture: str, output: Path) -> str:
         f"-I{ROOT / 'csrc'}",
         "-Xptxas=-v",
     ]
-    return _run([nvcc() or "nvcc", *flags, f"-arch={architecture}", "-c", str(source), "-o", str(output)])
+    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ARCHITECTURES]
+    output = folder / f"{source.stem}.o"
+    return run_compiler(
+        [nvcc() or "nvcc", *flags, *targets, "--threads=2", "-c", str(source), "-o", str(output)]
+    )
 
 
-def _run(command: list[str]) -> str:
+def run_compiler(command: list[str]) -> str:
+    """Run a compiler that must succeed; all that it prints."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr

@@ -62,7 +62,7 @@ std::vector<T> numbers(Index count, Index step) {
 
 template <class T>
 void run(void (*kernel)(Params<T>), const Params<T>& params, unsigned threads) {
-  pb::cuda::launch(kernel, {1, threads, BlockTeam<T>::kScratchBytes, nullptr}, params, "team");
+  pb::cuda::launch(kernel, {1, threads, BlockTeam<T>::kScratch * sizeof(T), nullptr}, params, "team");
 }
 
 template <class T>

@@ -1,0 +1,120 @@
+// The CUDA kernels of the linear problems against the CPU kernels, in double precision; and against themselves, bit
+// for bit, under another plan and with scratch in global memory. Prints "right", or what differs.
+#include "cpu/linear.hpp"
+
+#include <cstdio>
+#include <cstring>
+
+#include "cuda/linear.hpp"
+#include "linear_case.hpp"
+
+namespace {
+
+using pb::Coordinates;
+using pb::Index;
+using pb::LinearLoss;
+
+constexpr auto kSoftmax = LinearLoss::kSoftmax, kSquared = LinearLoss::kSquared;
+constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual;
+constexpr pb::cuda::Device kLarge{227 * 1024, 132},
+    kTiny{0, 1};  // tiny: no scratch fits, and few blocks at once
+
+std::vector<double> run_cpu(const Case& c) {
+  const Index widest = std::max(c.rows, c.features) + 8;  // room for any padding to whole packs
+  Batch batch(c, 2 * (c.classes * (widest + 1) + 16));
+  const pb::Parallel parallel{[](Index count, pb::Parallel::Body body, void* context) {
+    for (Index i = 0; i < count; ++i) body(context, i);
+  }};
+  const pb::LinearVariant variant{c.loss, c.coordinates, pb::Regime::kTasks};
+  pb::linear_kernels_baseline.forward_double(batch.params, variant, parallel);
+  batch.prepare_reverse();
+  pb::linear_kernels_baseline.reverse_double(batch.params, variant, parallel);
+  return batch.outcome();
+}
+
+void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool reverse) {
+  const pb::cuda::LinearVariant variant{c.loss, c.coordinates};
+  const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, reverse, device);
+  std::vector<double> workspace(static_cast<std::size_t>(how.blocks * how.workspace_size));
+  batch.params.workspace = workspace.data();
+  if (reverse) {
+    linear_reverse(batch.params, variant, how, nullptr);
+  } else {
+    linear_forward(batch.params, variant, how, nullptr);
+  }
+}
+
+std::vector<double> run_cuda(const Case& c, const pb::cuda::Device& device) {
+  const pb::cuda::LinearVariant variant{c.loss, c.coordinates};
+  Batch batch(c, plan_linear(Batch(c, 1).params, variant, false, device).state_size);
+  run_half(batch, c, device, false);
+  batch.prepare_reverse();
+  run_half(batch, c, device, true);
+  return batch.outcome();
+}
+
+bool close(const Case& c, const std::vector<double>& got, const std::vector<double>& want) {
+  double error = got.size() == want.size() ? 0 : 1;
+  for (std::size_t i = 0; i < want.size() && error == 0; ++i) {
+    const double scale = std::max(1.0, std::abs(want[i]));
+    if (!(std::abs(got[i] - want[i]) <= 1e-11 * scale)) {
+      std::printf("wrong: %s, result %zu of %zu: %.17g on CUDA, %.17g on the CPU\n", c.name, i, want.size(),
+                  got[i], want[i]);
+      return false;
+    }
+  }
+  return error == 0;
+}
+
+bool identical(const Case& c, const char* what, const std::vector<double>& got,
+               const std::vector<double>& want) {
+  if (got.empty() && want.empty()) return true;
+  if (got.size() == want.size() && std::memcmp(got.data(), want.data(), got.size() * sizeof(double)) == 0)
+    return true;
+  std::printf("wrong: %s changes bits with %s\n", c.name, what);
+  return false;
+}
+
+bool check(const Case& c) {
+  const std::vector<double> shared = run_cuda(c, kLarge);
+  bool right =
+      close(c, shared, run_cpu(c)) & identical(c, "scratch in global memory", run_cuda(c, kTiny), shared);
+  if (c.steps > 2) {
+    Case other = c;
+    other.slots = c.slots >= 0 ? -1 : 2;
+    right &= identical(c, "another plan", run_cuda(other, kLarge), shared);
+  }
+  return right;
+}
+
+// name, loss, coordinates, tasks, rows, queries, features, classes, steps, slots,
+// momentum, nesterov, decay, soft, w0, velocity0, bias
+const Case kCases[] = {
+    {"few-shot", kSoftmax, kPrimal, 3, 5, 7, 9, 3, 4},
+    {"few-shot, dual", kSoftmax, kDual, 3, 5, 7, 9, 3, 4},
+    {"everything", kSoftmax, kPrimal, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, true, true},
+    {"everything, dual", kSoftmax, kDual, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, false, true},
+    {"squared", kSquared, kPrimal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
+    {"squared, dual", kSquared, kDual, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
+#ifndef PB_CUDA_EMULATOR_THREADS
+    {"no query", kSoftmax, kPrimal, 2, 4, 0, 3, 2, 5, 2, true},
+    {"no query, dual", kSoftmax, kDual, 2, 4, 0, 3, 2, 5, 2, true},
+    {"one of all", kSquared, kPrimal, 1, 1, 1, 1, 1, 1},
+    {"one of all, dual", kSquared, kDual, 1, 1, 1, 1, 1, 1},
+    {"no steps", kSoftmax, kPrimal, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
+    {"no steps, dual", kSoftmax, kDual, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
+    {"many rows", kSoftmax, kPrimal, 1, 260, 70, 6, 2, 2, 1, true},
+    {"many rows, dual", kSoftmax, kDual, 1, 70, 3, 67, 3, 2, 1, false, false, true, true, true},
+    {"no tasks", kSoftmax, kPrimal, 0, 3, 2, 4, 3, 2},
+#endif
+};
+
+}  // namespace
+
+int main() {
+  bool right = true;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // nothing is lost where a sanitizer ends the program
+  for (const Case& c : kCases) right &= check(c);
+  if (right) std::puts("right");
+  return right ? 0 : 1;
+}

@@ -1,0 +1,146 @@
+// One small batch of linear problems with buffers of the exact size, for either of the two backends.
+#pragma once
+
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "core/placed_plan.hpp"
+#include "problems/linear_params.hpp"
+#include "problems/linear_variant.hpp"
+
+struct Case {
+  const char* name;
+  pb::LinearLoss loss;
+  pb::Coordinates coordinates;
+  pb::Index tasks, rows, queries, features, classes, steps;
+  pb::Index slots = -1;  // of Revolve; -1: store all
+  bool momentum = false, nesterov = false, decay = false, soft = false, w0 = false, velocity0 = false,
+       bias = true;
+};
+
+/// The params of a case and everything that they point to. The same case and seed give the same inputs.
+class Batch {
+ public:
+  using Index = pb::Index;
+  pb::LinearParams<double> params;
+
+  Batch(const Case& c, Index state_size) : case_(c) {
+    params.tasks = c.tasks, params.features = c.features, params.classes = c.classes, params.steps = c.steps;
+    params.bias = c.bias, params.nesterov = c.nesterov, params.poison = true;
+    model_rows_ = c.features + c.bias;
+    set_data(params.support, c.rows);
+    if (c.queries > 0) set_data(params.query, c.queries);
+    params.l2 = {inputs(1, 0.1), 0, 0};  // shared by all tasks
+    params.l2_bar = {results(c.tasks), 1, 0};
+    if (c.w0) params.w0 = model_inputs(), params.w0_bar = model_results();
+    if (c.velocity0) params.velocity0 = model_inputs(), params.velocity0_bar = model_results();
+    params.lr = setting(0.3);
+    if (c.momentum) params.momentum = setting(0.8);
+    if (c.decay) params.weight_decay = setting(0.1);
+    set_plan();
+    params.trajectory = results(c.tasks * (params.slots + 1) * state_size);
+    params.w = model_results();
+    if (c.momentum) params.velocity = model_results();
+    if (c.queries > 0) params.loss = results(c.tasks);
+    if (c.queries > 0)
+      params.logits = {results(c.tasks * c.queries * c.classes), c.queries * c.classes, c.classes};
+    status_.assign(static_cast<std::size_t>(c.tasks), -2);
+    params.status = status_.data();
+  }
+
+  /// Cotangents of all results, and the results themselves where the reverse half reads them.
+  void prepare_reverse() {
+    params.w_bar = model_inputs();
+    if (case_.momentum) params.velocity_bar = model_inputs();
+    if (case_.queries > 0) params.loss_bar = inputs(case_.tasks, 1);
+    if (case_.queries > 0)
+      params.logits_bar = {inputs(params.logits.task * case_.tasks, 1), params.logits.task,
+                           params.logits.row};
+    params.w_final = {params.w.data, params.w.task, params.w.row};
+    params.logits_final = {params.logits.data, params.logits.task, params.logits.row};
+  }
+
+  /// Every result, in one fixed order (the trajectory, whose layout is the backend's own, left out).
+  std::vector<double> outcome() const {
+    std::vector<double> all(status_.begin(), status_.end());
+    for (const std::vector<double>& part : results_) {
+      if (part.data() != params.trajectory) all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
+
+ private:
+  double* inputs(Index count, double scale) {
+    std::normal_distribution<double> normal;
+    std::vector<double> values(static_cast<std::size_t>(count));
+    for (double& value : values) value = scale * normal(random_);
+    return inputs_.emplace_back(std::move(values)).data();
+  }
+
+  double* positive_inputs(Index count, double scale) {
+    double* const values = inputs(count, 1);
+    for (Index i = 0; i < count; ++i) values[i] = scale * (0.5 + 0.5 / (1 + values[i] * values[i]));
+    return values;
+  }
+
+  double* results(Index count) {
+    return results_.emplace_back(static_cast<std::size_t>(count), std::numeric_limits<double>::quiet_NaN())
+        .data();
+  }
+
+  pb::Batch<const double> model_inputs() {
+    const Index size = model_rows_ * case_.classes;
+    return {inputs(case_.tasks * size, 0.5), size, case_.classes};
+  }
+
+  pb::Batch<double> model_results() {
+    const Index size = model_rows_ * case_.classes;
+    return {results(case_.tasks * size), size, case_.classes};
+  }
+
+  pb::Setting<double> setting(double scale) {
+    const Index steps = case_.steps;
+    return {{positive_inputs(case_.tasks * steps, scale), steps, 1},
+            {results(case_.tasks * steps), steps, 1}};
+  }
+
+  void set_data(pb::LinearData<double>& data, Index rows) {
+    const Index features = case_.features, classes = case_.classes, all = case_.tasks * rows;
+    data.rows = rows;
+    data.x = {inputs(all * features, 1), rows * features, features};
+    data.x_bar = {results(all * features), rows * features, features};
+    data.weights = {positive_inputs(all, 1), rows, 1};
+    data.weights_bar = {results(all), rows, 1};
+    data.scale = 1.0 / static_cast<double>(rows);
+    if (case_.soft || case_.loss == pb::LinearLoss::kSquared) {
+      data.targets = {positive_inputs(all * classes, 0.7), rows * classes, classes};
+      data.targets_bar = {results(all * classes), rows * classes, classes};
+      return;
+    }
+    std::vector<std::int64_t> labels(static_cast<std::size_t>(all));
+    for (auto& label : labels)
+      label = static_cast<std::int64_t>(random_() % static_cast<unsigned long>(classes));
+    data.labels = {labels_.emplace_back(std::move(labels)).data(), rows, 1};
+  }
+
+  void set_plan() {
+    const Index steps = case_.steps;
+    params.slots = case_.slots >= 0 ? case_.slots : steps > 1 ? steps - 1 : 0;
+    const pb::Ops ops = case_.slots >= 0 ? pb::revolve(steps, case_.slots) : pb::store_all(steps);
+    plan_ = pb::place(ops.data(), static_cast<Index>(ops.size()), params.slots);
+    params.plan = plan_.ops.data();
+    params.plan_length = static_cast<Index>(plan_.ops.size());
+    params.plan_split = plan_.split;
+  }
+
+  Case case_;
+  Index model_rows_ = 0;
+  std::mt19937_64 random_{7};
+  std::deque<std::vector<double>> inputs_, results_;
+  std::deque<std::vector<std::int64_t>> labels_;
+  std::vector<int> status_;
+  pb::PlacedPlan plan_;
+};

@@ -1,0 +1,53 @@
+"""The CUDA kernels of the linear problems, without a GPU: on the emulator under sanitizers, and through nvcc."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cuda_programs import (
+    ARCHITECTURES,
+    EMULATOR,
+    MODES,
+    ROOT,
+    compiled,
+    emulated,
+    nvcc,
+    ptxas_report,
+    run_program,
+)
+
+CUDA = ROOT / "csrc" / "cuda"
+KERNELS_PER_SOURCE = 8  # two losses, two coordinates, two directions
+
+
+@pytest.fixture(scope="module")
+def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CPU kernels as they are, without sanitizers: the reference."""
+    return compiled(ROOT / "csrc" / "cpu" / "linear.cpp", tmp_path_factory.mktemp("cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
+@pytest.mark.parametrize("mode", MODES)
+def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
+    """Every result and cotangent to rounding; the same bits under another plan and with scratch elsewhere."""
+    sources = [CUDA / "linear_double.cu"], [EMULATOR / "linear.cpp", cpu_kernels]
+    done = run_program(emulated(tmp_path, "linear", mode, *sources))
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+
+
+@pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
+@pytest.mark.parametrize("precision", ["float", "double"])
+def test_kernels_do_not_spill(tmp_path: Path, precision: str) -> None:
+    """No register spills and no stack frames, for every architecture."""
+    report = ptxas_report(CUDA / f"linear_{precision}.cu", tmp_path)
+    for architecture in ARCHITECTURES:
+        kernels = re.findall(
+            rf"Compiling entry function '\w*linear_kernel\w*' for 'sm_{architecture}'", report
+        )
+        assert len(kernels) == KERNELS_PER_SOURCE
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert len(frames) >= KERNELS_PER_SOURCE * len(ARCHITECTURES)
+    assert set(frames) == {("0", "0", "0")}, report
