@@ -13,7 +13,7 @@
 # Small result files go to ${OUT:-benchmarks/results}. One step that fails does not stop the others (but build does);
 # the exit status is 1 if any failed. Needs CUDA torch, nvcc, scikit-build-core, cmake, ninja, pybind11, pytest,
 # hypothesis, rich; compute-sanitizer and ncu for their steps. May be set: PYTHON; TESTS, the test files; RUNS and
-# TRAIN_SECONDS of train; PYBILEVEL_COMMIT, where there is no .git.
+# MINUTES (each few-shot run, 6) of train; PYBILEVEL_COMMIT, where there is no .git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -91,13 +91,13 @@ run_train() {
   local run command data shots pids=() status=0
   for run in ${RUNS:-5w1s 5w5s 20w1s 20w5s hyperclean}; do  # side by side: one of them does not fill the card
     case $run in
-      hyperclean) command=(hyperclean) data=${DATA:+$DATA/mnist} ;;
+      hyperclean) command=(hyperclean --steps 1000) data=${DATA:+$DATA/mnist} ;;
       *)
         data=${DATA:+$DATA/omniglot} shots=${run##*w}
-        command=(fewshot --ways "${run%%w*}" --shots "${shots%s}")
+        command=(fewshot --ways "${run%%w*}" --shots "${shots%s}" --minutes "${MINUTES:-6}" --device cuda)
         ;;
     esac
-    timeout "${TRAIN_SECONDS:-540}" "$PYTHON" -m pybilevel.cli "${command[@]}" ${data:+--data "$data"} --device cuda \
+    "$PYTHON" -m pybilevel.cli "${command[@]}" ${data:+--data "$data"} \
       --out "$SCRATCH/$run" >"$SCRATCH/$run.log" 2>&1 &
     pids+=($!)
   done

@@ -22,6 +22,7 @@ from benchmarks.workloads import Shape, Workload
 TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
 FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
 SAMPLE_SECONDS = 0.02  # a sample repeats the call until it lasts about this long
+IDLE_SECONDS = 0.01  # before each sample: the previous contender's OpenMP threads stop spinning meanwhile
 
 Results = Mapping[str, Any]
 
@@ -157,6 +158,7 @@ def _calls(run: Run, device: str, sample_seconds: float) -> int:
 def _sample(run: Run, calls: int, device: str) -> float:
     gc.collect()
     gc.disable()
+    time.sleep(IDLE_SECONDS)
     try:
         synchronize(device)
         start = time.perf_counter()
