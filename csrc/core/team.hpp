@@ -7,6 +7,7 @@
 //   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
 //   load(p), store(p, lane)   a lane from / to p[0 .. kLanes)
 //   for_each(n, f)            f(i) for i = 0 .. n-1, independent
+//   for_pairs(m, n, f)        f(i, j) for i = 0 .. m-1 and j = 0 .. n-1, independent; j runs fastest
 //   for_lanes(n, f)           f(i) for i = 0, kLanes, 2 kLanes ..  < n; buffers are padded to whole lanes
 //   reduce<N>(n, out, f)      f(i, Lane (&sums)[N]) adds to the sums, i as in for_lanes; out[N] in fixed order
 //   chunks(n, f)              f(member, i) for i = 0 .. n-1; a member is a team itself, chunks may run in parallel

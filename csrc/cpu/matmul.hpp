@@ -97,37 +97,37 @@ inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
 
 template <class T>
 struct DotsTile {
-  static constexpr int kA = 5, kB = 2;  // 10 running sums, 7 operands
+  static constexpr int kRows =
+      PackOf<T>::lanes;  // a pack of outputs: the running sums are transposed, not added up
 
-  template <int P, int R>
-  static void run(Index q_count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate) {
+  // One row of A against R <= kRows rows of B.
+  template <int R>
+  static Pack<T> run(Index q_count, const T* a, Matrix<const T> b) {
     constexpr Index lanes = PackOf<T>::lanes;
-    Pack<T> sum[P][R] = {};
+    Pack<T> sum[kRows] = {};
     Index q = 0;
     for (; q + lanes <= q_count; q += lanes) {
-      Pack<T> rows[R];
-#pragma GCC unroll 4
-      for (int j = 0; j < R; ++j) rows[j] = load_pack(b[j] + q);
+      const Pack<T> x = load_pack(a + q);
 #pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        const Pack<T> x = load_pack(a[i] + q);
-#pragma GCC unroll 4
-        for (int j = 0; j < R; ++j) sum[i][j] += x * rows[j];
-      }
+      for (int j = 0; j < R; ++j) sum[j] += x * load_pack(b[j] + q);
     }
     if (q < q_count) {
-      for (int j = 0; j < R; ++j) {
-        const Pack<T> row = load_part(b[j] + q, q_count - q);
-        for (int i = 0; i < P; ++i) sum[i][j] += load_part(a[i] + q, q_count - q) * row;
-      }
+      const Pack<T> x = load_part(a + q, q_count - q);
+      for (int j = 0; j < R; ++j) sum[j] += x * load_part(b[j] + q, q_count - q);
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < R; ++j) {
-        T& out = c.data[i * c.row + j * c.column];
-        const T total = sum_lanes<T>(sum[i][j]);
-        out = accumulate ? out + total : total;
+    return sum_each<T>(sum);
+  }
+
+  template <int R>
+  static void row_block(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+    for (Index p = 0; p < s.p; ++p) {
+      const Pack<T> total = run<R>(s.q, a[p], b);
+      T* const out = c.data + p * c.row;
+      if (R == kRows && c.column == 1) {
+        store_pack(out, s.accumulate ? load_pack(out) + total : total);
+      } else {
+        for (int j = 0; j < R; ++j)
+          out[j * c.column] = s.accumulate ? out[j * c.column] + total[j] : total[j];
       }
     }
   }
@@ -135,19 +135,12 @@ struct DotsTile {
 
 template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
-  constexpr int kA = DotsTile<T>::kA, kB = DotsTile<T>::kB;
-  for (Index r = 0; r < s.r; r += kB) {
-    const Index columns = s.r - r < kB ? s.r - r : kB;
-    for (Index p = 0; p < s.p; p += kA) {
-      const Index rows = s.p - p < kA ? s.p - p : kA;
-      const Strided<T> out{c.data + p * c.row + r * c.column, c.row, c.column};
-      with_constant<kB>(columns, [&](auto R) {
-        with_constant<kA>(rows, [&](auto P) {
-          DotsTile<T>::template run<decltype(P)::value, decltype(R)::value>(s.q, {a[p], a.row}, {b[r], b.row},
-                                                                            out, s.accumulate);
-        });
-      });
-    }
+  constexpr int kRows = DotsTile<T>::kRows;
+  for (Index r = 0; r < s.r; r += kRows) {
+    const Index rows = s.r - r < kRows ? s.r - r : kRows;
+    const Strided<T> out{c.data + r * c.column, c.row, c.column};
+    with_constant<kRows>(
+        rows, [&](auto R) { DotsTile<T>::template row_block<decltype(R)::value>(s, a, {b[r], b.row}, out); });
   }
 }
 

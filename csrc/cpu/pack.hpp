@@ -49,7 +49,38 @@ inline void store_part(T* p, Pack<T> x, Index count) {
   for (Index i = 0; i < count; ++i) p[i] = x[i];
 }
 
-// Sum of the lanes, halves first: a fixed tree.
+// Lane j of the result is the sum of the lanes of x[j]: a transposition and a sum in one, log2(lanes) rounds of
+// pairwise additions.
+template <class T>
+inline Pack<T> sum_each(const Pack<T> (&x)[PackOf<T>::lanes]) {
+  using Bits = typename PackOf<T>::bits;
+  if constexpr (sizeof(T) == 4) {
+    Pack<T> two[4], four[2];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {  // (x[j], x[j + 4]): halves added
+      two[j] = __builtin_shuffle(x[j], x[j + 4], Bits{0, 1, 2, 3, 8, 9, 10, 11}) +
+               __builtin_shuffle(x[j], x[j + 4], Bits{4, 5, 6, 7, 12, 13, 14, 15});
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {  // quarters added, j and j + 2 interleaved
+      four[j] = __builtin_shuffle(two[j], two[j + 2], Bits{0, 1, 8, 9, 4, 5, 12, 13}) +
+                __builtin_shuffle(two[j], two[j + 2], Bits{2, 3, 10, 11, 6, 7, 14, 15});
+    }
+    return __builtin_shuffle(four[0], four[1], Bits{0, 8, 2, 10, 4, 12, 6, 14}) +
+           __builtin_shuffle(four[0], four[1], Bits{1, 9, 3, 11, 5, 13, 7, 15});
+  } else {
+    Pack<T> two[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      two[j] = __builtin_shuffle(x[j], x[j + 2], Bits{0, 1, 4, 5}) +
+               __builtin_shuffle(x[j], x[j + 2], Bits{2, 3, 6, 7});
+    }
+    return __builtin_shuffle(two[0], two[1], Bits{0, 4, 2, 6}) +
+           __builtin_shuffle(two[0], two[1], Bits{1, 5, 3, 7});
+  }
+}
+
+// Sum of the lanes: a fixed tree.
 template <class T>
 inline T sum_lanes(Pack<T> x) {
   if constexpr (sizeof(T) == 4) {

@@ -24,6 +24,13 @@ struct Solo {
   }
 
   template <class F>
+  void for_pairs(Index m, Index n, F&& f) const {
+    for (Index i = 0; i < m; ++i) {
+      for (Index j = 0; j < n; ++j) f(i, j);
+    }
+  }
+
+  template <class F>
   void for_lanes(Index n, F&& f) const {
     for (Index i = 0; i < n; i += kLanes) f(i);
   }
@@ -71,6 +78,15 @@ struct Crew {
   }
 
   template <class F>
+  void for_pairs(Index m, Index n, F&& f) const {
+    split(m, n > 0 ? ceil_div(kGrain, n) : m, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        for (Index j = 0; j < n; ++j) f(i, j);
+      }
+    });
+  }
+
+  template <class F>
   void for_lanes(Index n, F&& f) const {
     split(n, kGrain, [&](Index begin, Index end) {
       for (Index i = begin; i < end; i += kLanes) f(i);
@@ -101,7 +117,8 @@ struct Crew {
   }
 
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
-    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), DotsTile<T>::kB);
+    const Index grain =
+        s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), DotsTile<T>::kRows);
     split(s.r, grain, [&](Index begin, Index end) {
       pb::dots<T>({s.p, s.q, end - begin, s.accumulate}, a, {b[begin], b.row},
                   {c.data + begin * c.column, c.row, c.column});

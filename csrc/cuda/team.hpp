@@ -33,6 +33,15 @@ struct BlockTeam {
   }
 
   template <class F>
+  __device__ void for_pairs(Index m, Index n, F&& f) const {
+    const int columns = static_cast<int>(n), count = static_cast<int>(m) * columns;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+      f(Index{i / columns}, Index{i % columns});
+    }
+    __syncthreads();
+  }
+
+  template <class F>
   __device__ void for_lanes(Index n, F&& f) const {
     for_each(n, f);
   }

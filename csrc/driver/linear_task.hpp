@@ -32,15 +32,13 @@ class LinearTask {
     const Optimizer optimizer(params_, task);
     problem_.load(team, task, false);
     unroll_.forward(team, problem_, optimizer, params_, trajectory(task));
-    int bad = -1;
-    if (!unroll_.finite(team)) bad = int(unroll_.first_bad_state(team, problem_, optimizer, params_));
-    team.for_each(1, [=, this](Index) { params_.status[task] = bad; });
     const LinearHead<Team>& head = problem_.head();
     if (params_.velocity && unroll_.velocity()) {
       head.write(team, problem_.decode(team, unroll_.velocity(), head_), params_.velocity.matrix(task));
     }
     const T* const model = problem_.decode(team, unroll_.point(), head_);
     head.write(team, model, params_.w.matrix(task));
+    report(team, optimizer, model, task);
     if (params_.query.rows > 0) {
       outer_.load(team, task);
       outer_.forward(team, model);
@@ -64,6 +62,32 @@ class LinearTask {
   }
 
  private:
+  // Writes the status of the task: -1, or the first t for which the model after t steps is not finite (then the steps
+  // are run once more to find it; they end where they ended before).
+  PB_HD void report(const Team& team, const Optimizer& optimizer, const T* model, Index task) const {
+    int bad = -1;
+    if (!finite(team, model)) {
+      problem_.start(team, unroll_.point(), unroll_.velocity());
+      bad = int(params_.steps);
+      for (Index t = 0; t < params_.steps; ++t) {
+        if (bad == params_.steps && !finite(team, problem_.decode(team, unroll_.point(), head_)))
+          bad = int(t);
+        unroll_.step(team, problem_, optimizer, t);
+      }
+      problem_.decode(team, unroll_.point(), head_);
+    }
+    team.for_each(1, [=, this](Index) { params_.status[task] = bad; });
+  }
+
+  PB_HD bool finite(const Team& team, const T* model) const {
+    T sum[1];
+    team.template reduce<1>(problem_.head().size(), sum, [=](Index i, typename Team::Lane(&sums)[1]) {
+      const typename Team::Lane x = Team::load(model + i);
+      sums[0] += x - x;
+    });
+    return sum[0] == 0;
+  }
+
   // The final state's cotangent. The state itself is made again by one step from the stored working state, since the
   // decoding is linear in it.
   PB_HD void final_pullback(const Team& team, const Optimizer& optimizer, Index task) {

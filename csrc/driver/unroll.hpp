@@ -66,26 +66,9 @@ class Unroll {
     }
   }
 
-  // The first t for which the state after t steps is not finite, or -1; ends in the final state.
-  PB_HD Index first_bad_state(const Team& team, const Problem& problem, const Optimizer& optimizer,
-                              const LinearParams<T>& params) const {
-    problem.start(team, point(), velocity());
-    Index bad = finite(team) ? -1 : 0;
-    for (Index t = 0; t < params.steps; ++t) {
-      advance(team, problem, optimizer, t, 1);
-      if (bad < 0 && !finite(team)) bad = t + 1;
-    }
-    return bad;
-  }
-
-  PB_HD bool finite(const Team& team) const {
-    T sum[1];
-    T* const state = state_;
-    team.template reduce<1>(state_size_, sum, [=](Index i, Lane(&sums)[1]) {
-      const Lane x = Team::load(state + i);
-      sums[0] += x - x;
-    });
-    return sum[0] == 0;
+  // One step of a state that is in place.
+  PB_HD void step(const Team& team, const Problem& problem, const Optimizer& optimizer, Index t) const {
+    advance(team, problem, optimizer, t, 1);
   }
 
  private:

@@ -205,7 +205,7 @@ class LinearDual {
   PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {
     const Index bias = duals(), classes = params_.classes;
     if (head_.has_bias()) {
-      team.row_sums({classes, rows_.count(), 0, pullback}, {r, stride_}, out + bias);
+      team.row_sums({classes, stride_, 0, pullback}, {r, stride_}, out + bias);
     } else if (!pullback) {
       team.for_each(classes, [=](Index k) { out[bias + k] = 0; });
     }

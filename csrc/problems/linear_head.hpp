@@ -27,20 +27,14 @@ class LinearHead {
     if (!accumulate) team.for_each(size(), [=](Index i) { head[i] = 0; });
     if (!w) return;
     const Index classes = classes_, features = features_, stride = stride_;
-    team.for_each(classes * features, [=](Index i) {
-      const Index k = i / features, j = i - k * features;
-      head[k * stride + j] += w[j][k];
-    });
+    team.for_pairs(classes, features, [=](Index k, Index j) { head[k * stride + j] += w[j][k]; });
     if (bias_) team.for_each(classes, [=](Index k) { head[classes * stride + k] += w[features][k]; });
   }
 
   // w = head, as [D, c].
   PB_HD void write(const Team& team, const T* head, Matrix<T> w) const {
     const Index classes = classes_, features = features_, stride = stride_;
-    team.for_each(features * classes, [=](Index i) {
-      const Index j = i / classes, k = i - j * classes;
-      w[j][k] = head[k * stride + j];
-    });
+    team.for_pairs(features, classes, [=](Index j, Index k) { w[j][k] = head[k * stride + j]; });
     if (bias_) team.for_each(classes, [=](Index k) { w[features][k] = head[classes * stride + k]; });
   }
 
@@ -51,12 +45,12 @@ class LinearHead {
     member.dots({classes_, features_, rows}, weight(head), x, {out, score_stride, 1});
   }
 
-  // head += R X for rows of x with class-major coefficients R [c, stride of r].
+  // head += R X for rows of x with class-major coefficients R [c, stride of r], whose padding to whole lanes is zero.
   template <class Member>
   PB_HD void gather(const Member& member, const T* r, Index r_stride, Matrix<const T> x, Index rows,
                     T* head) const {
     member.mix({classes_, features_, rows, true}, {r, r_stride, 1}, x, weight(head));
-    if (bias_) member.row_sums({classes_, rows, 0, true}, {r, r_stride}, bias(head));
+    if (bias_) member.row_sums({classes_, round_up(rows, Team::kLanes), 0, true}, {r, r_stride}, bias(head));
   }
 
   // x_bar (+)= R^T W: what gather and scores send back to the features.

@@ -40,9 +40,8 @@ class LinearOuter {
       head_.scores(member, head, {x_[first], x_.row}, rows, rows_.scores() + first, stride);
       T* const scores = rows_.scores() + first;
       const T* const bias = head_.bias(head);
-      member.for_each(rows, [=](Index i) {
-        for (Index k = 0; k < classes; ++k) logits[first + i][k] = scores[k * stride + i] += bias[k];
-      });
+      member.for_pairs(rows, classes,
+                       [=](Index i, Index k) { logits[first + i][k] = scores[k * stride + i] += bias[k]; });
     });
     T total[1];
     team.template reduce<1>(rows_.count(), total,
@@ -59,15 +58,13 @@ class LinearOuter {
     const T bar = params_.loss_bar ? params_.loss_bar[task_] : T(0);
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       T *const scores = rows_.scores() + first, *const bars = logits_bar_ + first;
-      member.for_each(rows, [=](Index i) {
-        for (Index k = 0; k < classes; ++k) scores[k * stride + i] = logits[first + i][k];
-      });
+      member.for_pairs(rows, classes,
+                       [=](Index i, Index k) { scores[k * stride + i] = logits[first + i][k]; });
       member.for_lanes(rows,
                        [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
       if (extra) {
-        member.for_each(rows, [=](Index i) {
-          for (Index k = 0; k < classes; ++k) bars[k * stride + i] += extra[first + i][k];
-        });
+        member.for_pairs(rows, classes,
+                         [=](Index i, Index k) { bars[k * stride + i] += extra[first + i][k]; });
       }
       head_.gather(member, bars, stride, {x_[first], x_.row}, rows, partial);
       if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false);

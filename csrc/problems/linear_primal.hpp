@@ -40,7 +40,11 @@ class LinearPrimal {
       rho_bar_ = 0;
     });
     rows_.load(team, task);
-    if (reverse && x_bar_) rows_.clear_feature_cotangents(team, task);
+    if (!reverse) return;
+    T* const work = work_;
+    const Index points = params_.classes * rows_.stride();
+    team.for_lanes(points, [=](Index i) { Team::store(work + i, Lane{}); });  // padding stays finite
+    if (x_bar_) rows_.clear_feature_cotangents(team, task);
   }
 
   // The initial point, and the initial velocity where there is one.

@@ -36,33 +36,23 @@ class LinearRows {
 
   // Reads targets and weights of one task; zeroes the cotangents.
   PB_HD void load(const Team& team, Index task) {
-    const auto labels = data_.labels.vector(task);
-    const auto dense = data_.targets.matrix(task);
+    load_targets(team, task);
     const auto weights = data_.weights.vector(task);
-    const Index rows = data_.rows, classes = classes_, stride = stride_;
-    team.for_each(stride, [=, this](Index i) {
-      const bool real = i < rows;
-      T total = 0;
-      for (Index k = 0; k < classes; ++k) {
-        const T y = !real ? T(0) : labels ? T(labels[i] == k) : dense[i][k];
-        targets_[k * stride + i] = y;
-        total += y;
-        if (targets_bar_) targets_bar_[k * stride + i] = 0;
-      }
-      sigma_[i] = labels ? T(real) : total;
-      scale_[i] = real ? data_.scale * weights[i] : T(0);
-      if (scale_bar_) scale_bar_[i] = 0;
-      for (Index k = 0; k < classes; ++k) scores_[k * stride + i] = 0;  // padding stays finite
+    const Index rows = data_.rows;
+    T *const scale = scale_, *const scale_bar = scale_bar_;
+    const T factor = data_.scale;
+    team.for_each(stride_, [=](Index i) {
+      scale[i] = i < rows ? factor * weights[i] : T(0);
+      if (scale_bar) scale_bar[i] = 0;
     });
+    clear(team, scores_);  // padding stays finite
+    clear(team, targets_bar_);
   }
 
   // X_bar = 0, for problems that add to it step by step.
   PB_HD void clear_feature_cotangents(const Team& team, Index task) const {
     const Matrix<T> x_bar = data_.x_bar.matrix(task);
-    const Index features = features_;
-    team.for_each(data_.rows, [=](Index i) {
-      for (Index j = 0; j < features; ++j) x_bar[i][j] = 0;
-    });
+    team.for_pairs(data_.rows, features_, [=](Index i, Index j) { x_bar[i][j] = 0; });
   }
 
   PB_HD void predict(Index i) const { Loss::template predict<Team>(scores(i), classes_); }
@@ -121,6 +111,27 @@ class LinearRows {
 
   PB_HD Lane raw_value(Index i) const {
     return Loss::template value<Team>(scores(i), targets(i), Team::load(sigma_ + i), classes_);
+  }
+
+  PB_HD void clear(const Team& team, T* buffer) const {
+    if (buffer) team.for_lanes(classes_ * stride_, [=](Index i) { Team::store(buffer + i, Lane{}); });
+  }
+
+  PB_HD void load_targets(const Team& team, Index task) const {
+    const auto labels = data_.labels.vector(task);
+    const auto dense = data_.targets.matrix(task);
+    const Index rows = data_.rows, classes = classes_, stride = stride_;
+    T *const targets = targets_, *const sigma = sigma_;
+    clear(team, targets);
+    team.for_each(stride, [=](Index i) {
+      T total = 0;
+      if (i < rows && labels) {
+        targets[labels[i] * stride + i] = total = 1;
+      } else if (i < rows) {
+        for (Index k = 0; k < classes; ++k) total += targets[k * stride + i] = dense[i][k];
+      }
+      sigma[i] = total;
+    });
   }
 
   LinearData<T> data_;

@@ -16,6 +16,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics, Iterate
 from pybilevel.engine.memory import plan_for
 from pybilevel.engine.state import State
+from pybilevel.errors import DivergenceError
 from pybilevel.schedules import Code, Plan, decode
 
 
@@ -25,6 +26,9 @@ def run(call: Call) -> tuple[Any, State]:
 
     Time: the plan's steps, one gradient each, and about three gradients a reversed step. Memory: the plan's slots,
     and one step's graph.
+
+    Raises:
+        DivergenceError: on CPU, if an iterate is not finite.
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
@@ -38,6 +42,8 @@ def run(call: Call) -> tuple[Any, State]:
         last = Iterate.like(last, _Unroll.apply(dynamics, plan, *inputs))  # type: ignore[no-untyped-call]
     else:
         last = Machine(dynamics, plan, inputs).forward_only()
+    if call.device.type == "cpu" and not finite(last.w):
+        raise DivergenceError(first_bad_step(call))
     w = pytree.tree_unflatten(last.w, dynamics.spec)
     return w, State(w, last.buffers, call.start + call.steps, call.optimizer.name)
 

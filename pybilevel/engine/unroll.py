@@ -3,15 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
-
 from pybilevel.engine import fused, generic
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.errors import BackendError
 from pybilevel.hypergradient import Method, Reverse
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
@@ -106,15 +102,4 @@ def dispatch(call: Call) -> tuple[Any, State]:
             raise BackendError(
                 "fused", reasons, 'use backend="auto" or "generic", or change what the reasons name'
             )
-    w, last = run(call)
-    _check_finite(call, w)
-    return w, last
-
-
-def _check_finite(call: Call, w: Any) -> None:
-    # for the fused kernels too: in dual coordinates w_T itself can overflow where no iterate did
-    if torch.compiler.is_compiling() or call.device.type != "cpu":
-        return
-    leaves: list[Tensor] = pytree.tree_leaves(w)
-    if not generic.finite(tuple(leaves)):
-        raise DivergenceError(generic.first_bad_step(call))
+    return run(call)

@@ -37,7 +37,9 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
         return Evaluation(outer(w), outer.logits(w, outer.x))
     results = fused.execute(call, outer)
     shape = (*outer.tasks, outer.n, outer.c)
-    loss = results.outer.reshape(outer.tasks) + outer.regulariser(results.w.reshape(outer.shape))
+    loss = results.outer.reshape(outer.tasks)
+    if outer.regularised:
+        loss = loss + outer.regulariser(results.w.reshape(outer.shape))
     return Evaluation(loss, results.logits.reshape(shape))
 
 

@@ -186,8 +186,9 @@ class _LinearUnroll(torch.autograd.Function):
     (0.15 ms a call for these 24 arguments, torch 2.13: as long as 40 tasks take)."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return torch.ops.pybilevel.linear_unroll(*arguments)
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        results = torch.ops.pybilevel.linear_unroll(*arguments)
+        _setup_context(ctx, arguments, results)
+        return results
 
-    setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)

@@ -45,6 +45,7 @@ class LinearProblem(ABC):
         self.weights = weights
         self.bias = bool(bias)
         self.reduction = reduction
+        self.regularised = not (is_number(l2) and l2 == 0)
         self.l2 = _resolve_l2(l2, x)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
@@ -134,7 +135,8 @@ class LinearProblem(ABC):
         rows = self.row_losses(self.logits(w, self.x))
         if self.weights is not None:
             rows = rows * self.weights
-        return rows.sum(-1) * self.scale + self.regulariser(w)
+        value = rows.sum(-1) * self.scale
+        return value + self.regulariser(w) if self.regularised else value
 
     def regulariser(self, w: Tensor) -> Tensor:
         """l2/2 |W|^2, without the bias: [*B, rows, c] -> [*B]."""
