@@ -43,7 +43,7 @@ class FewShotSettings:
     minutes: float | None = None
     episodes: int | None = None
     validate_every: int = 250
-    validation_episodes: int = 200
+    validation_episodes: int = 100
     patience: int = 30
     test_episodes: int = 600
     seed: int = 0
