@@ -1,0 +1,207 @@
+"""The law of the fused problems: values and every hypergradient are those of autograd through a plain loop (float64).
+
+The grid is the registry: a new row loss or optimizer is tested by being registered, and by an entry in the tables of
+`linear_cases`.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from linear_cases import (
+    FORMS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PAIRS,
+    PROBLEMS,
+    ROWS,
+    STRIDES,
+    TARGETS,
+    VARIANTS,
+    Built,
+    Case,
+    exact,
+    forced,
+    fused,
+    total,
+)
+from tolerance import assert_all_match, assert_matches
+
+import pybilevel as pb
+from pybilevel import _C
+from pybilevel.engine import oracle
+
+REGIMES = ("tasks", "rows")
+
+
+def case_of(pair, **options):
+    loss, targets, _, optimizer, variant = pair
+    return Case(loss=loss, targets=targets, optimizer=optimizer, variant=variant, **options)
+
+
+def assert_law(case, coordinates, regime="tasks"):
+    with forced(coordinates, regime):
+        found = fused(case)
+    expected = exact(case)
+    assert_all_match(found.values, expected.values)
+    assert_all_match(found.gradients, expected.gradients)
+
+
+def test_registry_has_data():
+    """A row without data would leave the laws untested."""
+    losses = {loss for loss, _ in _C.registry()["problems"]}
+    optimizers = set(_C.registry()["optimizers"])
+    assert losses == set(PROBLEMS) == set(TARGETS)
+    assert optimizers == set(OPTIMIZERS) == set(VARIANTS)
+    assert {(loss, coordinates) for loss, _, coordinates, _ in ROWS} == set(_C.registry()["problems"])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_registry(pair, regime, objective):
+    """Every problem x optimizer x coordinates x input, in both regimes, through every public objective."""
+    assert_law(case_of(pair, objective=objective), pair[2], regime)
+
+
+@pytest.mark.parametrize("forms", [(a, b) for a in FORMS for b in FORMS])
+@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+def test_setting_forms(coordinates, forms):
+    assert_law(Case(variant="nesterov-decay", forms=forms, tasks=(2, 2)), coordinates)
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_memory_layouts(row, strides):
+    """Transposed, rotated (the task axis innermost), sliced and expanded tensors, all inputs alike."""
+    assert_law(case_of((*row, "momentum-decay"), strides=strides, tasks=(2, 3)), row[2])
+
+
+EDGES = {
+    "one row": {"n": 1, "m": 1},
+    "one feature": {"d": 1},
+    "one output": {"c": 1},
+    "all one": {"n": 1, "m": 1, "d": 1, "c": 1, "tasks": (), "steps": 1},
+    "no tasks dimension": {"tasks": ()},
+    "no task": {"tasks": (0,)},
+    "no task of two dimensions": {"tasks": (2, 0)},
+    "two dimensions of tasks": {"tasks": (2, 2)},
+    "many tasks": {"tasks": (37,), "n": 3, "d": 2, "c": 2},
+    "several blocks": {"n": 70, "m": 130, "tasks": ()},
+    "several chunks": {"n": 300, "m": 530, "d": 3, "c": 3, "tasks": (), "steps": 3},
+    "one past a lane": {"n": 9, "m": 17, "d": 9, "c": 9},
+    "no bias": {"bias": False},
+    "sum": {"reduction": "sum"},
+    "no weights": {"weights": "none"},
+    "zero weights": {"weights": "zeros"},
+    "from zeros": {"w0": False},
+    "one l2 for all": {"l2": "scalar"},
+    "plain": {"w0": False, "weights": "none", "l2": "number", "forms": ("number",)},
+    "one step": {"steps": 1},
+    "many steps": {"steps": 33, "n": 3, "d": 3, "c": 2},
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_edges(row, edge):
+    assert_law(case_of((*row, "momentum"), **EDGES[edge]), row[2])
+
+
+@st.composite
+def any_case(draw):
+    def pick(*values):
+        return draw(st.sampled_from(values))
+
+    pair = pick(*PAIRS)
+    objective = pick(*OBJECTIVES)
+    return pair[2], case_of(
+        pair,
+        tasks=pick((), (1,), (4,), (2, 2), (0,)),
+        n=pick(1, 2, 5, 8, 13, 70, 257),
+        m=pick(1, 3, 8, 11, 65, 257),
+        d=pick(1, 2, 7, 8, 11, 33),
+        c=pick(1, 2, 3, 5, 8, 11),
+        steps=pick(1, 2, 4, 6),
+        bias=pick(True, False),
+        reduction="mean" if objective == "ml" else pick("mean", "sum"),
+        forms=tuple(pick(*FORMS) for _ in range(3)),
+        l2=pick("number", "scalar", "task"),
+        weights=pick("none", "random", "zeros"),
+        w0=pick(True, False),
+        strides=pick(*STRIDES),
+        objective=objective,
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@settings(max_examples=150)
+@given(any_case(), st.sampled_from(REGIMES))
+def test_sampled(drawn, regime):
+    """The rest of the grid, a hundred and fifty draws at a time."""
+    coordinates, case = drawn
+    assert_law(case, coordinates, regime)
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_padding(row):
+    """Rows of weight 0 change nothing and get no gradient: ragged tasks (here of 5 rows and of 9) in one batch."""
+    loss, targets, coordinates, _ = row
+    x = torch.randn(2, 9, 4, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(3, (2, 9)) if targets == "labels" else torch.rand(2, 9, 3, dtype=torch.float64)
+    rows = torch.tensor([5, 9])
+    weights = (torch.arange(9) < rows[:, None]).double()
+    classes = {"num_classes": 3} if targets == "labels" else {}
+
+    def solve(x, y, weights):
+        problem = PROBLEMS[loss](x, y, weights=weights, l2=0.1, reduction="sum", **classes)
+        return pb.unroll(problem, steps=4, optimizer=pb.SGD(0.05, momentum=0.5), backend="fused")
+
+    with forced(coordinates):
+        together = solve(x, y, weights)
+        (x_bar,) = torch.autograd.grad(together.sin().sum(), x)
+        for task, n in enumerate(rows.tolist()):
+            alone = solve(x[task, :n], y[task, :n], weights[task, :n])
+            (expected,) = torch.autograd.grad(alone.sin().sum(), x)
+            assert_matches(together[task].detach(), alone.detach())
+            assert_matches(x_bar[task], expected[task])
+    assert not x_bar[0, 5:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_huge_logits(row, dtype):
+    """Logits of size 1e4 and more: softmax saturates, nothing overflows, no gradient is NaN."""
+    case = case_of((*row, "plain"), amplitude=1e2, steps=2, dtype=dtype, objective="ml", forms=("both",))
+    leaves = case.inputs()
+    with torch.no_grad():
+        leaves["w0"].mul_(1e2)
+        leaves["lr"].mul_(1.0 if case.loss == "softmax" else 1e-4)
+    with forced(row[2]):
+        values = Built(case, leaves).fused()
+    found = torch.autograd.grad(total(values), list(leaves.values()))
+    assert values["logits"].abs().max() > 1e3
+    for name, tensor in [*values.items(), *zip(leaves, found, strict=True)]:
+        assert tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_ties(row):
+    """Equal rows and equal classes from zeros: every logit ties, at every step."""
+    loss, targets, coordinates, _ = row
+    leaves = {
+        "x": torch.ones(6, 3, dtype=torch.float64, requires_grad=True),
+        "w0": torch.zeros(4, 3, dtype=torch.float64, requires_grad=True),
+    }
+    y = torch.arange(6) % 3
+    y = y if targets == "labels" else torch.nn.functional.one_hot(y).double()
+    problem = PROBLEMS[loss](leaves["x"], y, l2=0.1)
+    with forced(coordinates):
+        w = pb.unroll(problem, leaves["w0"], steps=5, optimizer=pb.SGD(0.5, momentum=0.5), backend="fused")
+    expected, _ = oracle.unroll(problem, leaves["w0"], steps=5, lr=0.5, momentum=0.5)
+    assert_matches(w, expected)
+    functional = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
+    found, exact_gradients = (
+        torch.autograd.grad((w * functional).sum(), list(leaves.values())) for w in (w, expected)
+    )
+    assert_all_match(found, exact_gradients)

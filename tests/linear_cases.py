@@ -1,0 +1,328 @@
+"""Random linear inner problems, solved by the fused engine and by the oracle: what every law test of it shares.
+
+The tables at the top are keyed by the native registry; a row without an entry fails `test_registry_has_data`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import pybilevel as pb
+from pybilevel import _C
+from pybilevel.engine import oracle
+from pybilevel.problems import LinearProblem
+
+PROBLEMS: dict[str, type[LinearProblem]] = {"softmax": pb.SoftmaxRegression, "squared": pb.LeastSquares}
+"""The class of every row loss."""
+
+TARGETS = {"softmax": ("labels", "soft"), "squared": ("soft",)}
+"""The kinds of targets of every row loss: integer classes, or [n, c] that may carry gradients."""
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgd": pb.SGD}
+
+VARIANTS: dict[str, dict[str, tuple[dict[str, float], dict[str, bool]]]] = {
+    "sgd": {
+        "plain": ({"lr": 0.2}, {}),
+        "decay": ({"lr": 0.2, "weight_decay": 0.1}, {}),
+        "momentum": ({"lr": 0.1, "momentum": 0.8}, {}),
+        "nesterov": ({"lr": 0.1, "momentum": 0.7}, {"nesterov": True}),
+        "nesterov-decay": ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.05}, {"nesterov": True}),
+        "momentum-decay": ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.05}, {}),
+    }
+}
+"""Settings (the size of their values) and flags of every optimizer, by the name of the variant."""
+
+FORMS = ("number", "scalar", "step", "task", "both")
+"""The grammar of a setting: a number, (), [T], [*B, 1], [*B, T]."""
+
+STRIDES = ("contiguous", "transposed", "rotated", "sliced", "expanded")
+OBJECTIVES = ("state", "ho", "ml")
+
+ROWS = [
+    (loss, targets, coordinates, optimizer)
+    for loss, coordinates in _C.registry()["problems"]
+    for targets in TARGETS.get(loss, ())
+    for optimizer in _C.registry()["optimizers"]
+]
+"""Every problem of the registry with every optimizer of the registry."""
+
+PAIRS = [(*row, variant) for row in ROWS for variant in VARIANTS.get(row[-1], ())]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One inner problem and its outer objective, up to the random numbers.
+
+    Attributes:
+        loss, targets, optimizer, variant: keys of the tables above.
+        tasks, n, m, d, c, steps: sizes; m outer rows.
+        forms: the form of every setting, in the order of the variant (repeated as needed).
+        l2: "number", "scalar" or "task".
+        weights: "none", "random" or "zeros" (some are 0), of both levels.
+        w0: whether initial parameters are given.
+        strides: how the memory of every tensor lies, see `_arranged`.
+        objective: "state" (w_T and the velocity), "ho" (loss) or "ml" (loss and logits; of reduction "mean").
+        amplitude: the size of the features.
+    """
+
+    loss: str = "softmax"
+    targets: str = "labels"
+    optimizer: str = "sgd"
+    variant: str = "momentum"
+    tasks: tuple[int, ...] = (3,)
+    n: int = 7
+    m: int = 5
+    d: int = 6
+    c: int = 4
+    steps: int = 5
+    bias: bool = True
+    reduction: str = "mean"
+    forms: tuple[str, ...] = ("both",)
+    l2: str = "task"
+    weights: str = "random"
+    w0: bool = True
+    strides: str = "contiguous"
+    objective: str = "ho"
+    amplitude: float = 1.0
+    dtype: torch.dtype = torch.float64
+    seed: int = 0
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Fresh leaves that ask for gradients, by name; those that this objective uses."""
+        return _Inputs(self).leaves
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Results and their gradients, by name."""
+
+    values: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+class _Inputs:
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.generator = torch.Generator().manual_seed(case.seed)
+        self.leaves: dict[str, Tensor] = {}
+        settings, _ = VARIANTS[case.optimizer][case.variant]
+        scale = 1.0 / case.n if case.reduction == "sum" else 1.0
+        self._data("", case.n)
+        if case.objective != "state":
+            self._data("query_", case.m)
+        if case.l2 != "number":
+            self._add("l2", case.tasks if case.l2 == "task" else (), low=0.02, high=0.2)
+        if case.w0:
+            self._add("w0", (*case.tasks, case.d + case.bias, case.c))
+        for i, (name, size) in enumerate(settings.items()):
+            size *= scale if name == "lr" else 1.0
+            shape = _setting_shape(case.forms[i % len(case.forms)], case)
+            if shape is not None:
+                self._add(name, shape, low=0.7 * size, high=1.1 * size)
+
+    def _data(self, prefix: str, rows: int) -> None:
+        case = self.case
+        self._add(prefix + "x", (*case.tasks, rows, case.d), scale=case.amplitude / case.d**0.5)
+        if case.targets == "soft":
+            low = 0.0 if case.loss == "softmax" else None
+            self._add(prefix + "y", (*case.tasks, rows, case.c), low=low, high=1.0)
+        if case.weights != "none":
+            self._add(prefix + "weights", (*case.tasks, rows), low=0.1, high=1.5)
+            if case.weights == "zeros":
+                mask = torch.rand(self.leaves[prefix + "weights"].shape, generator=self.generator) < 0.4
+                self.leaves[prefix + "weights"].detach()[mask] = 0.0
+
+    def _add(self, name, shape, *, low=None, high=1.0, scale=1.0) -> None:
+        """A leaf from which `_arranged` makes a tensor of this shape; uniform from low to high, or normal."""
+        stored = _stored_shape(self.case.strides, shape)
+        # drawn in float32, so that every dtype gets the same numbers
+        if low is None:
+            values = torch.randn(stored, generator=self.generator) * scale
+        else:
+            values = torch.rand(stored, generator=self.generator) * (high - low) + low
+        self.leaves[name] = values.to(self.case.dtype).requires_grad_()
+
+
+def _setting_shape(form: str, case: Case) -> tuple[int, ...] | None:
+    shapes = {
+        "number": None,
+        "scalar": (),
+        "step": (case.steps,),
+        "task": (*case.tasks, 1) if case.tasks else (),
+        "both": (*case.tasks, case.steps),
+    }
+    return shapes[form]
+
+
+def _stored_shape(strides: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2 or strides == "contiguous":
+        return shape
+    stored = {
+        "transposed": (*shape[:-2], shape[-1], shape[-2]),
+        "rotated": (*shape[1:], shape[0]),
+        "sliced": (*shape[:-1], 2 * shape[-1]),
+        "expanded": (min(shape[0], 1), *shape[1:]),
+    }
+    return stored[strides]
+
+
+def _arranged(strides: str, leaf: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+    """The leaf as a view of a given shape: a transpose, the first axis innermost, every second column, or expanded."""
+    ways: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
+        "contiguous": lambda shape: leaf,
+        "transposed": lambda shape: leaf.mT,
+        "rotated": lambda shape: leaf.movedim(-1, 0),
+        "sliced": lambda shape: leaf[..., ::2],
+        "expanded": lambda shape: leaf.expand(shape),
+    }
+    return ways["contiguous"] if leaf.ndim < 2 else ways[strides]
+
+
+class Built:
+    """The problem, the outer problem and the optimizer's settings of a case on its leaves."""
+
+    def __init__(self, case: Case, leaves: dict[str, Tensor]) -> None:
+        self.case = case
+        self.leaves = leaves
+        numbers, self.flags = VARIANTS[case.optimizer][case.variant]
+        self.settings: dict[str, Any] = {
+            name: self._view(name, _setting_shape(case.forms[i % len(case.forms)], case), size)
+            for i, (name, size) in enumerate(numbers.items())
+        }
+        self.w0 = self._view("w0", (*case.tasks, case.d + case.bias, case.c), None)
+        self.l2 = self._view("l2", case.tasks if case.l2 == "task" else (), 0.05)
+        self.x, self.y, self.weights = self._data("", case.n)
+        self.problem = self._problem(self.x, self.y, self.weights, self.l2, case.reduction)
+        if case.objective != "state":
+            self.query_x, self.query_y, self.query_weights = self._data("query_", case.m)
+            l2 = self.l2 if case.objective == "ho" else 0.0
+            reduction = case.reduction if case.objective == "ho" else "mean"
+            self.outer = self._problem(self.query_x, self.query_y, self.query_weights, l2, reduction)
+
+    def _view(self, name: str, shape: tuple[int, ...] | None, otherwise: Any) -> Any:
+        leaf = self.leaves.get(name)
+        return otherwise if leaf is None or shape is None else _arranged(self.case.strides, leaf)(shape)
+
+    def _data(self, prefix: str, rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        case = self.case
+        x = self._view(prefix + "x", (*case.tasks, rows, case.d), None)
+        weights = self._view(prefix + "weights", (*case.tasks, rows), None)
+        if case.targets == "soft":
+            return x, self._view(prefix + "y", (*case.tasks, rows, case.c), None), weights
+        generator = torch.Generator().manual_seed(case.seed + rows)
+        return x, torch.randint(case.c, (*case.tasks, rows), generator=generator), weights
+
+    def _problem(self, x, y, weights, l2, reduction) -> LinearProblem:
+        more = {} if self.case.targets == "soft" else {"num_classes": self.case.c}
+        return PROBLEMS[self.case.loss](
+            x, y, weights=weights, l2=l2, bias=self.case.bias, reduction=reduction, **more
+        )
+
+    def solver(self) -> Any:
+        """The optimizer as the package has it."""
+        return OPTIMIZERS[self.case.optimizer](**self.settings, **self.flags)
+
+    def fused(self, **options: Any) -> dict[str, Tensor]:
+        """The results of the fused engine, through the public calls."""
+        options = {
+            "steps": self.case.steps,
+            "optimizer": self.solver(),
+            "w0": self.w0,
+            "backend": "fused",
+            **options,
+        }
+        if self.case.objective == "state":
+            w, state = pb.unroll(self.problem, return_state=True, **options)
+            return {"w": w} | {f"buffer{i}": b for i, b in enumerate(state.buffers[0])}
+        if self.case.objective == "ho":
+            return {"loss": pb.ho_objective(self.problem, self.outer, **options)}
+        found = pb.ml_objective(
+            self.x,
+            self.y,
+            self.query_x,
+            self.query_y,
+            loss="cross_entropy" if self.case.loss == "softmax" else "squared_error",
+            l2=self.l2,
+            weights=self.weights,
+            query_weights=self.query_weights,
+            bias=self.case.bias,
+            num_classes=self.case.c,
+            **options,
+        )
+        return {"loss": found.loss, "logits": found.logits}
+
+    def oracle(self, truncate: int | None = None) -> dict[str, Tensor]:
+        """The results of the plain loop, in the dtype of the case."""
+        w0 = self.problem.initial() if self.w0 is None else self.w0
+        w, velocity = oracle.unroll(
+            self.problem, w0, steps=self.case.steps, truncate=truncate, **self.settings, **self.flags
+        )
+        if self.case.objective == "state":
+            return {"w": w} | ({"buffer0": velocity} if "momentum" in self.settings else {})
+        found = {"loss": self.outer(w)}
+        return found | ({"logits": self.outer.logits(w, self.query_x)} if self.case.objective == "ml" else {})
+
+
+def total(values: dict[str, Tensor]) -> Tensor:
+    """One number of all results: a fixed random linear functional."""
+    generator = torch.Generator().manual_seed(1)
+    return sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in values.values())
+
+
+def fused(case: Case, **options: Any) -> Solution:
+    """Values and every gradient by the fused engine; none of them may be None."""
+    leaves = case.inputs()
+    values = Built(case, leaves).fused(**options)
+    found = torch.autograd.grad(total(values), list(leaves.values()))
+    return Solution(_detached(values), dict(zip(leaves, found, strict=True)))
+
+
+def plain(case: Case, truncate: int | None = None) -> Solution:
+    """Values and every gradient by autograd through the plain loop."""
+    leaves = case.inputs()
+    values = Built(case, leaves).oracle(truncate)
+    found = torch.autograd.grad(total(values), list(leaves.values()), allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(leaf) if g is None else g
+        for (name, leaf), g in zip(leaves.items(), found, strict=True)
+    }
+    return Solution(_detached(values), gradients)
+
+
+@lru_cache(512)  # coordinates, regimes and schedules share it
+def exact(case: Case, truncate: int | None = None) -> Solution:
+    """The plain loop in float64, on the same numbers."""
+    return plain(dataclasses.replace(case, dtype=torch.float64), truncate)
+
+
+def assert_same_bits(a: Solution, b: Solution) -> None:
+    """Bitwise equality of all values and gradients."""
+    for x, y in ((a.values, b.values), (a.gradients, b.gradients)):
+        assert x.keys() == y.keys()
+        for name in x:
+            assert torch.equal(x[name], y[name]), f"{name} differs by {(x[name] - y[name]).abs().max()}"
+
+
+def _detached(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
+
+
+@contextmanager
+def forced(coordinates: str | None = None, regime: str | None = None) -> Iterator[None]:
+    """Within it the fused engine runs in these coordinates and this regime, whatever is cheaper."""
+    layout = "pybilevel.engine.layout"
+    with ExitStack() as stack:
+        if coordinates is not None:
+            stack.enter_context(mock.patch(f"{layout}.choose_coordinates", lambda _: coordinates))
+        if regime is not None:
+            stack.enter_context(mock.patch(f"{layout}.choose_regime", lambda *_: regime))
+        yield
