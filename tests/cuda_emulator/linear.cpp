@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 
 #include "cuda/linear.hpp"
 #include "linear_case.hpp"
@@ -87,6 +88,18 @@ bool check(const Case& c) {
   return right;
 }
 
+// Sizes that 31-bit indices cannot reach are refused before anything starts.
+bool refuses_large_tasks() {
+  pb::LinearParams<double> params;
+  params.tasks = 1, params.features = 1 << 20, params.classes = 10, params.support.rows = 1 << 10;
+  try {
+    plan_linear(params, {kSoftmax, kPrimal}, false, kLarge);
+  } catch (const std::invalid_argument& error) {
+    return std::strstr(error.what(), "1024 rows, 1048576 features and 10 classes exceeds") != nullptr;
+  }
+  return false;
+}
+
 // name, loss, coordinates, tasks, rows, queries, features, classes, steps, slots,
 // momentum, nesterov, decay, soft, w0, velocity0, bias
 const Case kCases[] = {
@@ -112,7 +125,7 @@ const Case kCases[] = {
 }  // namespace
 
 int main() {
-  bool right = true;
+  bool right = refuses_large_tasks();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // nothing is lost where a sanitizer ends the program
   for (const Case& c : kCases) right &= check(c);
   if (right) std::puts("right");
