@@ -8,7 +8,7 @@ from tolerance import assert_matches
 import pybilevel as pb
 
 # Sizes at which the cost chooses these coordinates. Dual ones lose more in float32 where n > d: the coefficients of a
-# model are then not unique, and the gradient of l2 is a sum of larger terms (measured: 2.6 times plain PyTorch's error).
+# model are then not unique, and the gradient of l2 is a sum of larger terms (measured: 2.6 times PyTorch's error).
 SIZES = {
     "primal": [{"n": 40, "m": 11, "d": 17, "c": 3}, {"n": 9, "m": 15, "d": 4, "c": 5}],
     "dual": [{"n": 40, "m": 11, "d": 90, "c": 3}, {"n": 5, "m": 15, "d": 40, "c": 5}],

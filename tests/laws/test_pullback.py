@@ -135,10 +135,10 @@ def any_case(draw):
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=400)
 @given(any_case(), st.sampled_from(REGIMES))
 def test_sampled(drawn, regime):
-    """The rest of the grid, a hundred and fifty draws at a time."""
+    """The rest of the grid, four hundred draws at a time."""
     coordinates, case = drawn
     assert_law(case, coordinates, regime)
 
