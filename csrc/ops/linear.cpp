@@ -15,6 +15,7 @@
 
 #include "cpu/dispatch.hpp"
 #include "ops/linear_call.hpp"
+#include "ops/linear_cuda.hpp"
 
 namespace pb {
 namespace {
@@ -28,7 +29,11 @@ void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
 }
 
 template <class T>
-void run(const LinearCall<T>& call, bool reverse) {
+void run(const LinearCall<T>& call, const Tensor& x, bool reverse) {
+#if PB_WITH_TORCH_CUDA
+  if (x.is_cuda()) return run_cuda(call.params, call.variant, x, reverse);
+#endif
+  TORCH_CHECK(x.is_cpu(), "pybilevel: this build has no kernels for ", x.device());
   const LinearKernels& kernels = cpu_kernels();
   const Parallel parallel{run_on_torch_threads};
   if constexpr (std::is_same_v<T, float>) {
@@ -71,7 +76,7 @@ Forward forward(const LinearInputs& in) {
     p.logits = rows_of<T>(logits);
   }
   p.status = status.template data_ptr<int>();
-  run(call, false);
+  run(call, in.x, false);
   return {w, velocity, loss, logits, trajectory, status};
 }
 
@@ -89,23 +94,31 @@ void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor
   if (bars.loss && in.query_x) p.loss_bar = call.keep(*bars.loss).template const_data_ptr<T>();
   if (bars.logits && in.query_x) p.logits_bar = rows_of<const T>(call.keep(*bars.logits));
   grads.bind(p);
-  run(call, true);
+  run(call, in.x, true);
 }
 
-// Bytes of scratch of a call on the CPU, all teams together, as if every cotangent were asked for.
+template <class T>
+Index scratch_bytes(const LinearInputs& in) {
+  LinearCall<T> call(in);
+  static T anywhere;  // scratch depends on which cotangents are wanted, not on where they go
+  for (Batch<T>* bar : cotangents(call.params)) bar->data = &anywhere;
+#if PB_WITH_TORCH_CUDA
+  if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, in.x);
+#endif
+  const Index groups = ceil_div(in.x.size(0), group_size(in.x.size(0)));
+  const Index teams = in.regime == "rows" ? 1 : std::min<Index>(groups, at::get_num_threads());
+  if constexpr (std::is_same_v<T, float>) {
+    return teams * cpu_kernels().scratch_float(call.params, call.variant);
+  } else {
+    return teams * cpu_kernels().scratch_double(call.params, call.variant);
+  }
+}
+
+// Bytes of scratch of a call, all teams together, as if every cotangent were asked for.
 Index linear_scratch_bytes(PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
-  const Index groups = ceil_div(x.size(0), group_size(x.size(0)));
-  const Index teams = regime == "rows" ? 1 : std::min<Index>(groups, at::get_num_threads());
-  const auto bytes = [&]<class T>(auto scratch) {
-    LinearCall<T> call(in);
-    static T anywhere;  // scratch depends on which cotangents are wanted, not on where they go
-    for (Batch<T>* bar : cotangents(call.params)) bar->data = &anywhere;
-    return teams * scratch(call.params, call.variant);
-  };
-  if (x.scalar_type() == at::kDouble) return bytes.template operator()<double>(cpu_kernels().scratch_double);
-  return bytes.template operator()<float>(cpu_kernels().scratch_float);
+  return x.scalar_type() == at::kDouble ? scratch_bytes<double>(in) : scratch_bytes<float>(in);
 }
 
 Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
@@ -154,11 +167,16 @@ TORCH_LIBRARY(pybilevel, m) {
       "Tensor weight_decay, Tensor query_x, Tensor query_y, Tensor query_weights)");
 }
 
-TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("linear_scratch_bytes", &linear_scratch_bytes);
   m.impl("linear_unroll", &linear_unroll);
   m.impl("linear_unroll_backward", &linear_unroll_backward);
 }
+
+TORCH_LIBRARY_IMPL(pybilevel, CPU, m) { implement(m); }
+#if PB_WITH_TORCH_CUDA
+TORCH_LIBRARY_IMPL(pybilevel, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace
 }  // namespace pb

@@ -11,7 +11,14 @@ from torch import Tensor
 from pybilevel.checks import is_number
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
-from pybilevel.engine.select import Coordinates, LinearSize, Regime, choose_coordinates, choose_regime
+from pybilevel.engine.select import (
+    Coordinates,
+    LinearSize,
+    Regime,
+    choose_coordinates,
+    choose_regime,
+    dual_rounds_well,
+)
 from pybilevel.hypergradient import Reverse
 from pybilevel.ops import linear_scratch_bytes, state_size
 from pybilevel.optimizers import SGD
@@ -106,7 +113,7 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     tasks = prod(problem.tasks)
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
-    coordinates, why = _coordinates(call, size)
+    coordinates, why = _coordinates(call, problem, size)
     query = (None, None, None) if outer is None else _data(outer, tasks)
     return Layout(
         call,
@@ -125,11 +132,13 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     )
 
 
-def _coordinates(call: Call, size: LinearSize) -> tuple[Coordinates, str]:
+def _coordinates(call: Call, problem: LinearProblem, size: LinearSize) -> tuple[Coordinates, str]:
     if call.state is not None and call.state.buffers[0]:
         return "primal", "primal: an initial velocity need not lie in the span of the data"
     if isinstance(call.method, Reverse) and call.method.truncate is not None:
         return "primal", "primal: truncation cuts the graph at a primal point"
+    if not dual_rounds_well(size, problem.loss, problem.dtype):
+        return "primal", "primal: dual coordinates would round worse (squared loss, float32, many steps, n > d/2)"
     chosen = choose_coordinates(size)
     relation = "<" if chosen == "dual" else ">="
     return chosen, f"{chosen}: n = {size.n} {relation} {size.dual_limit():.4g} = 2d / (1 + 2d/(3cT))"

@@ -9,6 +9,8 @@ dual     a step is one product of n x n by n x c, and K = X X^T once:    6 n^2 c
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 Coordinates = Literal["primal", "dual"]
 Regime = Literal["tasks", "rows"]
 
@@ -18,6 +20,10 @@ costs about 5 us, which is what one core needs for this many multiply-adds)."""
 
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
+
+
+LONG = 64
+"""Steps up to which float32 dual coordinates round well even where n > d/2; see `dual_rounds_well`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,17 @@ class LinearSize:
 def choose_coordinates(size: LinearSize) -> Coordinates:
     """The coordinates that need fewer operations."""
     return "dual" if size.loop_flops("dual") < size.loop_flops("primal") else "primal"
+
+
+def dual_rounds_well(size: LinearSize, loss: str, dtype: torch.dtype) -> bool:
+    """Whether dual coordinates are as exact as primal ones, whatever they cost.
+
+    With n > d/2 the Gram matrix is singular or nearly so, and under the squared loss A then grows with T along
+    directions that X^T A cancels. Measured in float32, hypergradients of x on Gaussian features, dual against primal:
+    n = 100, d = 64: 6e-7 and 2e-7 (T = 16), 2e-6 and 3e-7 (T = 64); n = 300, d = 256, T = 256: 6e-6 and 5e-7;
+    n = 128, d = 256, T = 256: 9e-7 and 6e-7. Cross entropy saturates instead: 8e-7 and 5e-7 at n = 300, T = 256.
+    """
+    return dtype == torch.float64 or loss != "squared" or size.steps <= LONG or 2 * size.n <= size.d
 
 
 def choose_regime(size: LinearSize, coordinates: Coordinates) -> Regime:

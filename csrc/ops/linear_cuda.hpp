@@ -1,0 +1,18 @@
+// Runs one half of the fused linear problems on CUDA tensors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "cpu/linear.hpp"
+
+namespace pb {
+
+// `params` with device pointers but for the plan, which is still in host memory. x names the device.
+template <class T>
+void run_cuda(LinearParams<T> params, LinearVariant variant, const at::Tensor& x, bool reverse);
+
+// Bytes of workspace in device memory, the larger of both directions; 0 where scratch fits in shared memory.
+template <class T>
+Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
+
+}  // namespace pb
