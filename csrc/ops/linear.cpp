@@ -91,7 +91,7 @@ void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor
   p.logits_final = rows_of<const T>(call.keep(logits));
   if (bars.w) p.w_bar = rows_of<const T>(call.keep(*bars.w));
   if (bars.velocity && in.momentum) p.velocity_bar = rows_of<const T>(call.keep(*bars.velocity));
-  if (bars.loss && in.query_x) p.loss_bar = call.keep(*bars.loss).template const_data_ptr<T>();
+  if (bars.loss && in.query_x) p.loss_bar = call.keep(bars.loss->contiguous()).template const_data_ptr<T>();
   if (bars.logits && in.query_x) p.logits_bar = rows_of<const T>(call.keep(*bars.logits));
   grads.bind(p);
   run(call, in.x, true);
