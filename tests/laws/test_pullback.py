@@ -108,6 +108,39 @@ def test_edges(row, edge):
     assert_law(case_of((*row, "momentum"), **EDGES[edge]), row[2])
 
 
+COTANGENTS = {
+    "expanded": lambda v: v.sum(),
+    "partly expanded": lambda v: v.sum(0).sin().sum(),
+    "transposed": lambda v: (v.movedim(0, -1).contiguous() * torch.arange(1.0, 1 + v.shape[0])).sum(),
+    "strided": lambda v: v[..., ::2].square().sum(),
+}
+
+
+@pytest.mark.parametrize(
+    "of", [("w",), ("buffer0",), ("loss",), ("logits",), ("w", "buffer0"), ("loss", "logits")]
+)
+@pytest.mark.parametrize("cotangent", COTANGENTS)
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_cotangents(row, cotangent, of):
+    """Of one result or of several, however the memory of the cotangents lies."""
+    case = case_of((*row, "momentum"), objective="ml" if "lo" in of[0] else "state")
+    leaves = case.inputs()
+    built = Built(case, leaves)
+    with forced(row[2]):
+        pairs = [built.fused(), built.oracle()]
+        found, expected = (
+            torch.autograd.grad(
+                sum(COTANGENTS[cotangent](values[name]) for name in of),
+                list(leaves.values()),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for values in pairs
+        )
+    # as one vector: the sum of all columns does not depend on the data of a softmax, so that most of them are zero
+    assert_matches(*(torch.cat([gradient.flatten() for gradient in each]) for each in (found, expected)))
+
+
 @st.composite
 def any_case(draw):
     def pick(*values):
