@@ -1,13 +1,19 @@
 """Fast bilevel programming: differentiate through the training of an inner model."""
 
 from pybilevel._C import build_info
-from pybilevel.engine.explain import explain
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.state import State
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.hypergradient import Forward, Implicit, Reverse, Spectral
-from pybilevel.objectives import MetaObjective, ho_objective, ml_objective
+from pybilevel.objectives import (
+    Hypergradient,
+    MetaObjective,
+    explain,
+    ho_objective,
+    hypergradient,
+    ml_objective,
+)
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from pybilevel.problems import MLP, LeastSquares, SoftmaxRegression
 from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
@@ -24,6 +30,7 @@ __all__ = [
     "DivergenceError",
     "Explanation",
     "Forward",
+    "Hypergradient",
     "Implicit",
     "LeastSquares",
     "MetaObjective",
@@ -41,6 +48,7 @@ __all__ = [
     "build_info",
     "explain",
     "ho_objective",
+    "hypergradient",
     "ml_objective",
     "unroll",
 ]

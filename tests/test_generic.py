@@ -10,8 +10,8 @@ from meter import Meter
 from tolerance import FINITE_DIFFERENCE_LIMIT, assert_matches, relative_error
 from torch.utils import _pytree as pytree
 
+from pybilevel import explain
 from pybilevel.engine import oracle
-from pybilevel.engine.explain import explain
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import DivergenceError
 from pybilevel.hypergradient import Reverse

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from pybilevel import explain
 from pybilevel.engine import fused
-from pybilevel.engine.explain import explain
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
 from pybilevel.hypergradient import Forward, Implicit, Reverse, Spectral

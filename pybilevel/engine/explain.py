@@ -1,32 +1,15 @@
 """Which way a call would go, why, and what it would cost, without running it."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import fused, generic
-from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics, Iterate
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.memory import schedule_for
-from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
 from pybilevel.schedules import plan_bytes
-
-
-def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """How `verb(*args, **kwargs)` would run: `print(pb.explain(pb.unroll, inner, steps=10, optimizer=...))`.
-
-    Raises what the call itself would raise about its arguments.
-
-    Cost: nothing for the fused kernels; the generic engine runs one step and its pullback to count operations.
-    """
-    if verb is not unroll:
-        raise NotImplementedError(f"explain knows pb.unroll in this version, got {verb!r}")
-    return explain_call(normalise(*args, **kwargs))
 
 
 def explain_call(call: Call) -> Explanation:

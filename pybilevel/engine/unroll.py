@@ -92,7 +92,7 @@ def unroll(
 
 def dispatch(call: Call) -> tuple[Any, State]:
     """Run a call on the backend it asks for: the fused kernels where they can, else the generic engine."""
-    run = generic.run
+    run: Callable[[Call], tuple[Any, State]] = generic.run
     # no steps: nothing to fuse, and the generic engine ties w0 to every input
     if call.backend != "generic" and call.steps > 0:
         reasons = fused.reasons(call)

@@ -1,6 +1,8 @@
-"""The HO and ML objectives of Franceschi et al. (ICML 2018)."""
+"""The HO and ML objectives of Franceschi et al. (ICML 2018), and what a call of them would cost."""
 
+from pybilevel.objectives.explain import explain
+from pybilevel.objectives.hypergradient import Hypergradient, hypergradient
 from pybilevel.objectives.hyperopt import ho_objective
 from pybilevel.objectives.meta import MetaObjective, ml_objective
 
-__all__ = ["MetaObjective", "ho_objective", "ml_objective"]
+__all__ = ["Hypergradient", "MetaObjective", "explain", "ho_objective", "hypergradient", "ml_objective"]

@@ -71,18 +71,46 @@ def ml_objective(
 
     Source: Franceschi et al., ICML 2018, section 3.2.
     """
+    inner, outer = problem_pair(
+        support, support_y, query, query_y, loss, l2, weights, query_weights, bias, num_classes
+    )
+    found = evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, memory=memory, backend=backend)
+    return MetaObjective(found.loss, found.logits)
+
+
+def problem_pair(
+    support: Tensor,
+    support_y: Tensor,
+    query: Tensor,
+    query_y: Tensor,
+    loss: Loss = "cross_entropy",
+    l2: float | Tensor = 0.0,
+    weights: Tensor | None = None,
+    query_weights: Tensor | None = None,
+    bias: bool = True,
+    num_classes: int | None = None,
+) -> tuple[LinearProblem, LinearProblem]:
+    """The inner and the outer problem of `ml_objective`, checked."""
     if loss not in ("cross_entropy", "squared_error"):
         raise ValueError(f'loss must be "cross_entropy" or "squared_error", got {loss!r}')
-    if support.ndim >= 2 and (query.ndim != support.ndim or query.shape[:-2] != support.shape[:-2]):
+    for name, value in (
+        ("support", support),
+        ("query", query),
+        ("support_y", support_y),
+        ("query_y", query_y),
+    ):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, got {type(value).__name__}: wrap it in torch.as_tensor"
+            )
+    if query.ndim != support.ndim or query.shape[:-2] != support.shape[:-2]:
         raise ValueError(
             f"query must be [*B, m, d] with the tasks of support {list(support.shape)}, got {list(query.shape)}"
         )
     if num_classes is None and not support_y.is_floating_point() and not query_y.is_floating_point():
         num_classes = _count_classes(support_y, query_y)
     inner = _problem(loss, support, support_y, num_classes, weights, l2, bias)
-    outer = _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
-    found = evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, memory=memory, backend=backend)
-    return MetaObjective(found.loss, found.logits)
+    return inner, _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
 
 
 def _count_classes(*labels: Tensor) -> int:
@@ -99,5 +127,5 @@ def _problem(
     bias: bool,
 ) -> LinearProblem:
     if loss == "squared_error":
-        return LeastSquares(x, y, weights=weights, l2=l2, bias=bias)
+        return LeastSquares(x, y, num_classes=num_classes, weights=weights, l2=l2, bias=bias)
     return SoftmaxRegression(x, y, num_classes=num_classes, weights=weights, l2=l2, bias=bias)

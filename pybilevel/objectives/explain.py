@@ -1,0 +1,75 @@
+"""Which way a call would go, why, and what it would cost, without running it."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from pybilevel.engine.arguments import normalise
+from pybilevel.engine.explain import describe_generic, explain_call
+from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.fused import describe_layout
+from pybilevel.engine.layout import lay_out
+from pybilevel.engine.unroll import unroll
+from pybilevel.errors import BackendError
+from pybilevel.objectives.hyperopt import ho_objective
+from pybilevel.objectives.meta import ml_objective, problem_pair
+from pybilevel.objectives.outer import fused_reasons
+from pybilevel.problems import LinearProblem
+
+
+def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """How `verb(*args, **kwargs)` would run: `print(pb.explain(pb.unroll, inner, steps=10, optimizer=...))`.
+
+    Args:
+        verb: `pb.unroll`, `pb.ml_objective` or `pb.ho_objective`; the other arguments are its own.
+
+    Returns:
+        An object with fields (backend, coordinates, regime, reasons, schedule, flops, peak_memory, ...) that prints
+        as a table.
+
+    Cost: nothing for the fused kernels; the generic engine runs one step and its pullback to count operations.
+
+    Raises:
+        what the call itself would raise about its arguments; TypeError for another verb.
+    """
+    if verb is unroll:
+        return explain_call(normalise(*args, **kwargs))
+    if verb is ml_objective:
+        return _explain_meta(args, kwargs)
+    if verb is ho_objective:
+        return _explain_hyperopt(args, kwargs)
+    raise TypeError(f"explain knows pb.unroll, pb.ml_objective and pb.ho_objective, got {verb!r}")
+
+
+def _explain_meta(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
+    given = signature(ml_objective).bind(*args, **kwargs).arguments
+    options: dict[str, Any] = {
+        name: given.pop(name) for name in ("steps", "optimizer", "memory", "backend") if name in given
+    }
+    w0 = given.pop("w0", None)
+    inner, outer = problem_pair(**given)
+    return _explain_pair(inner, outer, w0, options)
+
+
+def _explain_hyperopt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
+    bound = signature(ho_objective).bind(*args, **kwargs).arguments
+    inner, outer = bound.pop("inner"), bound.pop("outer")
+    options = {**bound, **bound.pop("options", {})}
+    if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
+        options.pop("hparams", None)
+        return _explain_pair(inner, outer, options.pop("w0", None), options)
+    return explain_call(normalise(inner, **options))
+
+
+def _explain_pair(
+    inner: LinearProblem, outer: LinearProblem, w0: Any, options: dict[str, Any]
+) -> Explanation:
+    call = normalise(inner, w0, **options)
+    reasons = fused_reasons(call, outer)
+    if call.backend == "fused" and reasons:
+        raise BackendError("fused", reasons)
+    if call.backend == "generic":
+        return describe_generic(call, ('backend="generic" was asked for',))
+    if reasons:
+        return explain_call(call)
+    return describe_layout(lay_out(call, outer.promoted()))
