@@ -64,9 +64,10 @@ class LinearTask {
  private:
   // Writes the status of the task: -1, or the first t for which the model after t steps is not finite (then the steps
   // are run once more to find it; they end where they ended before).
-  PB_HD void report(const Team& team, const Optimizer& optimizer, const T* model, Index task) const {
+  PB_HD void report(const Team& team, const Optimizer& optimizer, const T* model, Index task) {
     int bad = -1;
     if (!finite(team, model)) {
+      problem_.load(team, task, false);  // its padding may have become NaN as well
       problem_.start(team, unroll_.point(), unroll_.velocity());
       bad = int(params_.steps);
       for (Index t = 0; t < params_.steps; ++t) {
