@@ -1,0 +1,334 @@
+"""The ML and HO objectives: that the fused and the plain way agree, and what they say to wrong arguments."""
+
+import pytest
+import torch
+from tolerance import assert_all_match, assert_matches
+from torch import nn
+
+import pybilevel as pb
+
+SGD = pb.SGD(0.2, momentum=0.5)
+
+
+def leaf(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def tasks(*lead, n=6, m=5, d=4, c=3):
+    x, query = leaf(*lead, n, d), leaf(*lead, m, d)
+    y, query_y = (torch.arange(k).expand(*lead, k) % c for k in (n, m))
+    return x, y, query, query_y
+
+
+# ------------------------------------------------------------------------------------------------ ml_objective
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 2), (0,)])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("backend", ["auto", "fused", "generic"])
+def test_ml_objective_is_a_plain_loop(lead, loss, backend):
+    """Written out once more, with torch.nn.functional: no class of the package but SGD's call."""
+    x, y, query, query_y = tasks(*lead)
+    l2, lr = (
+        torch.tensor(0.1, dtype=torch.float64, requires_grad=True),
+        leaf(4).detach().abs().requires_grad_(),
+    )
+    found = pb.ml_objective(
+        x, y, query, query_y, steps=4, optimizer=pb.SGD(lr), loss=loss, l2=l2, num_classes=3, backend=backend
+    )
+
+    def criterion(z, y):
+        if loss == "cross_entropy":
+            return nn.functional.cross_entropy(z, y)
+        return 0.5 * (z - nn.functional.one_hot(y, 3)).square().sum(-1).mean()
+
+    losses, logits = [], []
+    for s, t, q, u in zip(
+        x.reshape(-1, 6, 4), y.reshape(-1, 6), query.reshape(-1, 5, 4), query_y.reshape(-1, 5), strict=True
+    ):
+        w = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+        b = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        for step in range(4):
+            value = criterion(s @ w + b, t) + l2 / 2 * w.square().sum()
+            gradients = torch.autograd.grad(value, (w, b), create_graph=True)
+            w, b = (p - lr[step] * g for p, g in zip((w, b), gradients, strict=True))
+        logits.append(q @ w + b)
+        losses.append(criterion(logits[-1], u))
+    assert found.loss.shape == lead and found.logits.shape == (*lead, 5, 3)
+    if not losses:
+        assert found.loss.numel() == found.logits.numel() == 0
+        assert not torch.autograd.grad(found.loss.sum(), l2)[0].any()
+        return
+    assert_matches(found.loss.flatten(), torch.stack(losses))
+    assert_matches(found.logits.reshape(-1, 5, 3), torch.stack(logits))
+    inputs = [x, query, l2, lr]
+    assert_all_match(
+        torch.autograd.grad(found.loss.sum() + found.logits.sin().sum(), inputs),
+        torch.autograd.grad(sum(losses) + sum(z.sin().sum() for z in logits), inputs),
+    )
+
+
+def test_the_number_of_classes_is_read_from_both_sets():
+    x, _, query, _ = tasks(2)
+    support_y, query_y = torch.zeros(2, 6, dtype=torch.long), torch.full((2, 5), 3)
+    assert pb.ml_objective(x, support_y, query, query_y, steps=2, optimizer=SGD).logits.shape == (2, 5, 4)
+    assert pb.ml_objective(
+        x, query_y[:, :1].expand(2, 6), query, support_y[:, :5], steps=2, optimizer=SGD
+    ).logits.shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("backend", ["fused", "generic"])
+def test_query_weights_are_divided_by_the_number_of_queries(backend):
+    x, y, query, query_y = tasks(2)
+    weights = torch.rand(2, 5, dtype=torch.float64)
+    found = pb.ml_objective(
+        x, y, query, query_y, steps=3, optimizer=SGD, query_weights=weights, num_classes=3, backend=backend
+    )
+    rows = nn.functional.cross_entropy(found.logits.mT, query_y, reduction="none")
+    assert_matches(found.loss.detach(), (weights * rows).sum(-1).detach() / 5)
+
+
+@pytest.mark.parametrize("backend", ["fused", "generic"])
+def test_without_steps_the_model_is_w0(backend):
+    x, y, query, query_y = tasks(2)
+    w0, lr = leaf(2, 5, 3), torch.tensor(0.1, requires_grad=True)
+    found = pb.ml_objective(
+        x, y, query, query_y, steps=0, optimizer=pb.SGD(lr), w0=w0, num_classes=3, backend=backend
+    )
+    logits = query @ w0[:, :4] + w0[:, 4:]
+    expected = nn.functional.cross_entropy(logits.mT, query_y, reduction="none").mean(-1)
+    assert_matches(found.loss.detach(), expected.detach())
+    x_bar, lr_bar, *rest = torch.autograd.grad(found.loss.sum(), [x, lr, query, w0])
+    assert not x_bar.any() and not lr_bar.any()
+    assert_all_match(rest, torch.autograd.grad(expected.sum(), [query, w0]))
+
+
+def test_learning_an_encoder_and_a_step_size():
+    """The loop of hyper-representation, in small: the outer loss goes down."""
+    torch.manual_seed(0)
+    encoder, log_lr = nn.Linear(8, 4), torch.tensor(-2.0, requires_grad=True)
+    outer = torch.optim.Adam([*encoder.parameters(), log_lr], lr=0.05)
+    centers = torch.randn(5, 8)
+    losses = []
+    for _ in range(25):
+        y = torch.arange(10).expand(8, 10) % 5
+        noise = torch.randn(2, 8, 10, 8)
+        support, query = (encoder(centers[y] + part) for part in noise)
+        loss = pb.ml_objective(
+            support, y, query, y, steps=5, optimizer=pb.SGD(log_lr.exp()), num_classes=5
+        ).loss.mean()
+        outer.zero_grad()
+        loss.backward()
+        outer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and log_lr != -2.0
+
+
+X, Y, Q, V = tasks(2)
+
+
+def ml(**options):
+    given = {"support": X, "support_y": Y, "query": Q, "query_y": V, "steps": 2, "optimizer": SGD}
+    return pb.ml_objective(**(given | options))
+
+
+ML_ERRORS = {
+    "loss": (
+        {"loss": "hinge"},
+        ValueError,
+        r'loss must be "cross_entropy" or "squared_error", got \'hinge\'',
+    ),
+    "query ndim": (
+        {"query": Q[0]},
+        ValueError,
+        r"query must be \[\*B, m, d\] with the tasks of support \[2, 6, 4\]",
+    ),
+    "query tasks": ({"query": Q[:1]}, ValueError, r"with the tasks of support \[2, 6, 4\], got \[1, 5, 4\]"),
+    "query features": ({"query": Q[..., :3]}, ValueError, r"features, classes, bias and tasks must agree"),
+    "query dtype": (
+        {"query": Q.float()},
+        TypeError,
+        r"outer.x is torch.float32 but inner.x is torch.float64",
+    ),
+    "support labels": (
+        {"support_y": Y[:, :3]},
+        ValueError,
+        r"integer y must be \[\*B, n\] = \[2, 6\], got \[2, 3\]",
+    ),
+    "query labels": (
+        {"query_y": V[:, :3]},
+        ValueError,
+        r"integer y must be \[\*B, n\] = \[2, 5\], got \[2, 3\]",
+    ),
+    "label range": ({"num_classes": 2}, ValueError, r"y holds the label 2, outside \[0, 2\)"),
+    "weights": ({"weights": torch.ones(2, 5).double()}, ValueError, r"weights must be \[\*B, n\] = \[2, 6\]"),
+    "negative weights": (
+        {"weights": -torch.ones(2, 6).double()},
+        ValueError,
+        "weights must be finite and >= 0, got -1",
+    ),
+    "query weights": (
+        {"query_weights": torch.ones(2, 6).double()},
+        ValueError,
+        r"weights must be .* \[2, 5\]",
+    ),
+    "l2": ({"l2": -0.1}, ValueError, "l2 must be finite and >= 0, got -0.1"),
+    "l2 shape": (
+        {"l2": torch.ones(3).double()},
+        ValueError,
+        r"l2 must be \(\) or \[\*B\] = \[2\], got \[3\]",
+    ),
+    "w0": (
+        {"w0": torch.zeros(2, 4, 3).double()},
+        ValueError,
+        r"w0 has shape \[2, 4, 3\] but inner .*\[2, 5, 3\]",
+    ),
+    "steps": ({"steps": -1}, ValueError, "steps must be >= 0, got -1"),
+    "lr": (
+        {"optimizer": pb.SGD(torch.ones(5).double())},
+        ValueError,
+        "lr has length 5 but there are 2 steps",
+    ),
+    "memory": ({"memory": 10}, ValueError, "a budget of 10 bytes is too small for 2 steps.*Give memory >= "),
+    "backend": ({"backend": "cuda"}, ValueError, "backend must be one of auto, fused, generic, got 'cuda'"),
+}
+
+
+@pytest.mark.parametrize("case", ML_ERRORS)
+def test_ml_objective_says_what_is_wrong(case):
+    options, error, text = ML_ERRORS[case]
+    with pytest.raises(error, match=text):
+        ml(**options)
+
+
+# ------------------------------------------------------------------------------------------------ ho_objective
+
+
+def train_and_validation(lead=(), dtype=torch.float64):
+    x, y, v, u = tasks(*lead)
+    weights = torch.rand(*lead, 6, dtype=torch.float64).requires_grad_()
+    inner = pb.SoftmaxRegression(x.detach(), y, weights=weights, num_classes=3)
+    return inner, pb.SoftmaxRegression(v.detach(), u, num_classes=3, l2=0.3), weights
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_an_outer_problem_is_its_value_at_w_T(lead):
+    """Fused, as a callable, and by hand: the same, l2 of the outer problem included."""
+    inner, outer, weights = train_and_validation(lead)
+    options = {"steps": 6, "optimizer": SGD}
+    ways = [
+        pb.ho_objective(inner, outer, **options),
+        pb.ho_objective(inner, lambda w: outer(w), **options),
+        pb.ho_objective(lambda w: inner(w).sum(), outer, inner.initial(), **options),
+        outer(pb.unroll(inner, backend="generic", **options)),
+    ]
+    expected = torch.autograd.grad(ways[-1].sum(), weights, retain_graph=True)[0]
+    for way in ways:
+        assert way.shape == lead
+        assert_matches(way.detach(), ways[-1].detach())
+        assert_matches(torch.autograd.grad(way.sum(), weights)[0], expected)
+
+
+def test_an_outer_callable_may_return_anything_and_hold_leaves():
+    inner, outer, weights = train_and_validation()
+    scale = leaf()
+    value = pb.ho_objective(inner, lambda w: scale * outer(w) ** 2, steps=4, optimizer=SGD)
+    grads = torch.autograd.grad(value, [scale, weights])
+    assert all(g.any() for g in grads)
+
+
+def test_truncation_and_state_reach_the_fused_objective():
+    inner, outer, weights = train_and_validation()
+    exact = torch.autograd.grad(pb.ho_objective(inner, outer, steps=6, optimizer=SGD), weights)[0]
+    _, state = pb.unroll(inner, steps=4, optimizer=SGD, return_state=True)
+    pieces = pb.ho_objective(inner, outer, steps=2, optimizer=SGD, state=state)
+    assert_matches(torch.autograd.grad(pieces, weights)[0], exact)
+    cut = [
+        pb.ho_objective(inner, outer, steps=6, optimizer=SGD, method=pb.Reverse(truncate=2)),
+        pb.ho_objective(inner, outer, steps=2, optimizer=SGD, state=state.detach()),
+    ]
+    first, second = (torch.autograd.grad(way, weights)[0] for way in cut)
+    assert_matches(first, second)
+    assert (first - exact).abs().max() > 1e-6
+
+
+def test_losses_of_two_kinds_are_not_fused_but_work():
+    inner, _, weights = train_and_validation()
+    outer = pb.LeastSquares(torch.randn(5, 4, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64))
+    value = pb.ho_objective(inner, outer, steps=3, optimizer=SGD)
+    assert torch.autograd.grad(value, weights)[0].any()
+    with pytest.raises(pb.BackendError, match="the outer loss is 'squared' but the inner one 'softmax'"):
+        pb.ho_objective(inner, outer, steps=3, optimizer=SGD, backend="fused")
+
+
+def test_hyperparameters_learned_by_gradient_descent():
+    """Data hyper-cleaning, in small: the weights of wrong labels go down, those of right ones up."""
+    torch.manual_seed(0)
+    centers = 2 * torch.randn(3, 6)
+    y = torch.arange(60) % 3
+    x, v = (centers[y] + 0.5 * torch.randn(60, 6) for _ in range(2))
+    wrong = torch.arange(60) < 20
+    noisy = torch.where(wrong, (y + 1) % 3, y)
+    logit = torch.zeros(60, requires_grad=True)
+    outer = torch.optim.Adam([logit], lr=0.2)
+    for _ in range(30):
+        inner = pb.SoftmaxRegression(x, noisy, weights=logit.sigmoid(), num_classes=3)
+        loss = pb.ho_objective(
+            inner, pb.SoftmaxRegression(v, y, num_classes=3), steps=20, optimizer=pb.SGD(0.3), backend="fused"
+        )
+        outer.zero_grad()
+        loss.backward()
+        outer.step()
+    assert logit[wrong].max() < logit[~wrong].median() and logit[wrong].mean() < -0.5
+
+
+INNER, OUTER, _ = train_and_validation()
+
+
+def ho(inner=INNER, outer=OUTER, **options):
+    return pb.ho_objective(inner, outer, **{"steps": 2, "optimizer": SGD} | options)
+
+
+HO_ERRORS = {
+    "return_state": (
+        lambda: ho(return_state=True),
+        ValueError,
+        "return_state is not for ho_objective: call pb.unroll",
+    ),
+    "callback": (lambda: ho(callback=print), ValueError, "callback is not for ho_objective"),
+    "hparams": (
+        lambda: ho(hparams=torch.ones(2)),
+        ValueError,
+        "hparams is given but a fused problem holds its own",
+    ),
+    "outer": (lambda: ho(outer=3), TypeError, r"outer must be a problem such as .* or a callable, got 3"),
+    "outer shape": (
+        lambda: ho(outer=pb.SoftmaxRegression(OUTER.x, OUTER.y, num_classes=4)),
+        ValueError,
+        r"outer needs models of shape \[5, 4\] but inner trains \[5, 3\]: features, classes, bias and tasks",
+    ),
+    "outer bias": (
+        lambda: ho(outer=pb.SoftmaxRegression(OUTER.x, OUTER.y, num_classes=3, bias=False)),
+        ValueError,
+        r"outer needs models of shape \[4, 3\] but inner trains \[5, 3\]",
+    ),
+    "outer dtype": (
+        lambda: ho(outer=pb.SoftmaxRegression(OUTER.x.float(), OUTER.y, num_classes=3)),
+        TypeError,
+        "outer.x is torch.float32 but inner.x is torch.float64: cast one",
+    ),
+    "budget": (
+        lambda: ho(memory="1kB", steps=100),
+        ValueError,
+        r"too small for 100 steps.*Give memory >= \d+",
+    ),
+    "steps": (lambda: ho(steps=2.5), TypeError, "steps must be an int >= 0, got 2.5"),
+    "method": (lambda: ho(method=pb.Forward()), NotImplementedError, "pb.Forward is not in this version"),
+}
+
+
+@pytest.mark.parametrize("case", HO_ERRORS)
+def test_ho_objective_says_what_is_wrong(case):
+    call, error, text = HO_ERRORS[case]
+    with pytest.raises(error, match=text):
+        call()
