@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/dispatch.hpp"
+#include "driver/linear_variant.hpp"
 
 namespace py = pybind11;
 
@@ -14,12 +15,13 @@ void bind_plans(py::module_& m);  // module_plans.cpp
 
 namespace {
 
-/// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: the rows of registry.def, in order.
+/// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: what registry.def makes, in its order.
 py::dict registry() {
   py::list problems, optimizers;
-#define PB_PROBLEM(loss, coordinates) problems.append(py::make_tuple(#loss, #coordinates));
-#define PB_OPTIMIZER(name) optimizers.append(#name);
-#include "registry.def"
+  for (const auto loss : kLosses) {
+    for (const auto coordinates : kCoordinates) problems.append(py::make_tuple(loss, coordinates));
+  }
+  for (const auto optimizer : kOptimizers) optimizers.append(optimizer);
   py::dict rows;
   rows["problems"] = problems;
   rows["optimizers"] = optimizers;

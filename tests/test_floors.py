@@ -92,7 +92,7 @@ NATIVE_ARROWS: dict[str, set[str]] = {
     "losses": {"core"},
     "problems": {"losses", "core"},
     "optimizers": {"losses", "core"},
-    "driver": _FORMULAS,
+    "driver": _FORMULAS | {"registry"},
     "cpu": _FORMULAS | {"driver", "registry"},
     "cuda": _FORMULAS | {"driver", "registry"},
     "ops": _FORMULAS | {"driver", "registry", "cpu", "cuda"},

@@ -1,16 +1,14 @@
 // Instantiates the linear tasks for CPU teams; compiled once per instruction set (PB_ISA).
 #include "cpu/linear.hpp"
 
-#include <cmath>
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <new>
 
 #include "cpu/team.hpp"
-#include "driver/linear_task.hpp"
-#include "losses/softmax.hpp"
-#include "losses/squared.hpp"
+#include "driver/linear_dispatch.hpp"
 
 namespace pb::inline PB_ISA {
 namespace {
@@ -45,48 +43,50 @@ void run_range(const LinearParams<T>& params, const Team& team, Index begin, Ind
   for (Index b = begin; b < end; ++b) reverse ? task.reverse(team, b) : task.forward(team, b);
 }
 
-template <template <class, class> class Coordinates, class Loss, class T>
-void run_coordinates(const LinearParams<T>& params, Regime regime, const Parallel& parallel, bool reverse) {
-  if (regime == Regime::kRows) {
-    using Task = LinearTask<Crew<T>, Coordinates, Loss>;
-    return run_range<Task>(params, Crew<T>{parallel}, 0, params.tasks, reverse);
-  }
-  using Task = LinearTask<Solo<T>, Coordinates, Loss>;
+template <class T, bool kReverse>
+void run_rows(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
+  with_linear_task<Crew<T>>(
+      variant, [&]<class Task> { run_range<Task>(params, Crew<T>{parallel}, 0, params.tasks, kReverse); });
+}
+
+template <class T, bool kReverse>
+void run_tasks(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
   const Index size = group_size(params.tasks);
-  parallel(ceil_div(params.tasks, size), [&](Index group) {
-    const Index begin = group * size, end = begin + size;
-    run_range<Task>(params, Solo<T>{}, begin, end < params.tasks ? end : params.tasks, reverse);
+  with_linear_task<Solo<T>>(variant, [&]<class Task> {
+    parallel(ceil_div(params.tasks, size), [&](Index group) {
+      const Index begin = group * size, end = std::min(begin + size, params.tasks);
+      run_range<Task>(params, Solo<T>{}, begin, end, kReverse);
+    });
   });
 }
 
-// Calls f.template operator()<Coordinates, Loss>() for the variant.
-template <class F>
-auto with_variant(LinearVariant variant, F f) {
-  const bool primal = variant.coordinates == Coordinates::kPrimal;
-  if (variant.loss == LinearLoss::kSoftmax) {
-    return primal ? f.template operator()<LinearPrimal, Softmax>()
-                  : f.template operator()<LinearDual, Softmax>();
+template <class T, bool kReverse>
+void run(const LinearParams<T>& params, LinearVariant variant, Regime regime, const Parallel& parallel) {
+  if (regime == Regime::kRows) {
+    run_rows<T, kReverse>(params, variant, parallel);
+  } else {
+    run_tasks<T, kReverse>(params, variant, parallel);
   }
-  return primal ? f.template operator()<LinearPrimal, Squared>()
-                : f.template operator()<LinearDual, Squared>();
 }
 
-template <class T, bool reverse>
-void run(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
-  with_variant(variant, [&]<template <class, class> class Coordinates, class Loss>() {
-    run_coordinates<Coordinates, Loss>(params, variant.regime, parallel, reverse);
-  });
-}
-
-// Both teams lay out the same scratch.
+// Both teams lay out the same states and the same scratch.
 template <class T>
-Index scratch(const LinearParams<T>& params, LinearVariant variant) {
-  return with_variant(variant, [&]<template <class, class> class Coordinates, class Loss>() {
-    using Task = LinearTask<Solo<T>, Coordinates, Loss>;
-    const Index forward = scratch_size<Task>(params, false), reverse = scratch_size<Task>(params, true);
-    return (forward > reverse ? forward : reverse) * Index(sizeof(T));
+Index state_size(const LinearParams<T>& params, LinearVariant variant) {
+  return with_linear_task<Solo<T>>(variant, [&]<class Task> {
+    Arena<T> sizing;
+    return Task(sizing, params, false).state_size();
   });
 }
+
+template <class T>
+Index scratch_bytes(const LinearParams<T>& params, LinearVariant variant) {
+  return with_linear_task<Solo<T>>(variant, [&]<class Task> {
+    return std::max(scratch_size<Task>(params, false), scratch_size<Task>(params, true)) * Index(sizeof(T));
+  });
+}
+
+template <class T>
+constexpr LinearEntries<T> kEntries{state_size<T>, scratch_bytes<T>, run<T, false>, run<T, true>};
 
 }  // namespace
 }  // namespace pb::inline PB_ISA
@@ -98,8 +98,7 @@ Index scratch(const LinearParams<T>& params, LinearVariant variant) {
 
 namespace pb {
 
-extern const LinearKernels PB_TABLE(PB_ISA) = {PB_NAME(PB_ISA),    kPackBytes,        scratch<float>,
-                                               scratch<double>,    run<float, false>, run<float, true>,
-                                               run<double, false>, run<double, true>};
+extern const LinearKernels PB_TABLE(PB_ISA) = {PB_NAME(PB_ISA), kPackBytes, kEntries<float>,
+                                               kEntries<double>};
 
 }  // namespace pb

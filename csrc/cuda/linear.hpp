@@ -1,18 +1,13 @@
-// Entry points of the fused linear problems on CUDA. A header without CUDA: csrc/ops includes it under any compiler.
+// Entry points of the fused linear problems on CUDA, for T = float and double. A header without CUDA: csrc/ops includes it under any compiler.
 #pragma once
 
 #include <cstddef>
 
 #include "cuda/device.hpp"
+#include "driver/linear_variant.hpp"
 #include "problems/linear_params.hpp"
-#include "problems/linear_variant.hpp"
 
 namespace pb::cuda {
-
-struct LinearVariant {
-  LinearLoss loss;
-  Coordinates coordinates;
-};
 
 // How one half of the unroll is going to run, and what the caller allocates for it.
 struct LinearLaunch {
@@ -27,21 +22,18 @@ struct LinearLaunch {
 // Sizes, without touching the device. The layout of the trajectory is the same for both halves, and the number of
 // threads does not depend on the plan: so no plan changes a bit of the result.
 // Throws std::invalid_argument where one task is too large for 31-bit indices.
-LinearLaunch plan_linear(const LinearParams<float>& params, LinearVariant variant, bool reverse,
-                         const Device& device);
-LinearLaunch plan_linear(const LinearParams<double>& params, LinearVariant variant, bool reverse,
+template <class T>
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool reverse,
                          const Device& device);
 
 // Start one half on a stream (a cudaStream_t) of the current device; all pointers in `params`, the plan included, are
 // device pointers. One kernel, no allocation, no synchronisation: can be captured in a CUDA graph.
 // Throws std::runtime_error where the launch fails.
-void linear_forward(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
+template <class T>
+void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& launch,
                     void* stream);
-void linear_forward(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream);
-void linear_reverse(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream);
-void linear_reverse(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
+template <class T>
+void linear_reverse(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& launch,
                     void* stream);
 
 }  // namespace pb::cuda

@@ -3,20 +3,8 @@
 
 namespace pb::cuda {
 
-LinearLaunch plan_linear(const LinearParams<double>& params, LinearVariant variant, bool reverse,
-                         const Device& device) {
-  return with_task<double>(
-      variant, [&]<class Task> { return plan_task<Task>(params, variant.coordinates, reverse, device); });
-}
-
-void linear_forward(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream) {
-  with_task<double>(variant, [&]<class Task> { start_task<Task, false>(params, launch, stream); });
-}
-
-void linear_reverse(const LinearParams<double>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream) {
-  with_task<double>(variant, [&]<class Task> { start_task<Task, true>(params, launch, stream); });
-}
+template LinearLaunch plan_linear(const LinearParams<double>&, LinearVariant, bool, const Device&);
+template void linear_forward(const LinearParams<double>&, LinearVariant, const LinearLaunch&, void*);
+template void linear_reverse(const LinearParams<double>&, LinearVariant, const LinearLaunch&, void*);
 
 }  // namespace pb::cuda

@@ -3,20 +3,8 @@
 
 namespace pb::cuda {
 
-LinearLaunch plan_linear(const LinearParams<float>& params, LinearVariant variant, bool reverse,
-                         const Device& device) {
-  return with_task<float>(
-      variant, [&]<class Task> { return plan_task<Task>(params, variant.coordinates, reverse, device); });
-}
-
-void linear_forward(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream) {
-  with_task<float>(variant, [&]<class Task> { start_task<Task, false>(params, launch, stream); });
-}
-
-void linear_reverse(const LinearParams<float>& params, LinearVariant variant, const LinearLaunch& launch,
-                    void* stream) {
-  with_task<float>(variant, [&]<class Task> { start_task<Task, true>(params, launch, stream); });
-}
+template LinearLaunch plan_linear(const LinearParams<float>&, LinearVariant, bool, const Device&);
+template void linear_forward(const LinearParams<float>&, LinearVariant, const LinearLaunch&, void*);
+template void linear_reverse(const LinearParams<float>&, LinearVariant, const LinearLaunch&, void*);
 
 }  // namespace pb::cuda

@@ -1,4 +1,4 @@
-// The kernel of the linear tasks: a block runs whole tasks, one after the other, each from its data to its results.
+// The kernel of the linear tasks and its launch, instantiated by linear_<precision>.cu: a block runs whole tasks, one after the other, each from its data to its results.
 #pragma once
 
 #include <algorithm>
@@ -10,9 +10,7 @@
 #include "cuda/linear.hpp"
 #include "cuda/portability.hpp"
 #include "cuda/team.hpp"
-#include "driver/linear_task.hpp"
-#include "losses/softmax.hpp"
-#include "losses/squared.hpp"
+#include "driver/linear_dispatch.hpp"
 
 namespace pb::cuda {
 
@@ -105,18 +103,23 @@ void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch
          {params, sizing.used(), how.workspace_size == 0}, kReverse ? "linear_reverse" : "linear_forward");
 }
 
-// f.operator()<Task>() with the task that a variant names.
-template <class T, class F>
-auto with_task(LinearVariant variant, F&& f) {
-  using Team = BlockTeam<T>;
-  if (variant.coordinates == Coordinates::kPrimal) {
-    if (variant.loss == LinearLoss::kSoftmax)
-      return f.template operator()<LinearTask<Team, LinearPrimal, Softmax>>();
-    return f.template operator()<LinearTask<Team, LinearPrimal, Squared>>();
-  }
-  if (variant.loss == LinearLoss::kSoftmax)
-    return f.template operator()<LinearTask<Team, LinearDual, Softmax>>();
-  return f.template operator()<LinearTask<Team, LinearDual, Squared>>();
+template <class T>
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool reverse,
+                         const Device& device) {
+  return with_linear_task<BlockTeam<T>>(
+      variant, [&]<class Task> { return plan_task<Task>(params, variant.coordinates, reverse, device); });
+}
+
+template <class T>
+void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
+                    void* stream) {
+  with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, false>(params, how, stream); });
+}
+
+template <class T>
+void linear_reverse(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
+                    void* stream) {
+  with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, true>(params, how, stream); });
 }
 
 }  // namespace pb::cuda

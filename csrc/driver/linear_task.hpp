@@ -3,19 +3,14 @@
 #pragma once
 
 #include "driver/unroll.hpp"
-#include "optimizers/sgd.hpp"
-#include "problems/linear_dual.hpp"
 #include "problems/linear_outer.hpp"
-#include "problems/linear_primal.hpp"
 
 namespace pb::inline PB_ISA {
 
-template <class Team, template <class, class> class Coordinates, class Loss>
+template <TeamLike Team, class Loss, class Problem, class Optimizer>
 class LinearTask {
  public:
   using T = typename Team::Scalar;
-  using Problem = Coordinates<Team, Loss>;
-  using Optimizer = Sgd<Team>;
 
   PB_HD LinearTask(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),

@@ -34,21 +34,17 @@ void run(const LinearCall<T>& call, const Tensor& x, bool reverse) {
   if (x.is_cuda()) return run_cuda(call.params, call.variant, x, reverse);
 #endif
   TORCH_CHECK(x.is_cpu(), "pybilevel: this build has no kernels for ", x.device());
-  const LinearKernels& kernels = cpu_kernels();
+  const LinearEntries<T>& kernels = cpu_kernels().in<T>();
   const Parallel parallel{run_on_torch_threads};
-  if constexpr (std::is_same_v<T, float>) {
-    (reverse ? kernels.reverse_float : kernels.forward_float)(call.params, call.variant, parallel);
-  } else {
-    (reverse ? kernels.reverse_double : kernels.forward_double)(call.params, call.variant, parallel);
-  }
+  (reverse ? kernels.reverse : kernels.forward)(call.params, call.variant, call.regime, parallel);
 }
 
-Index state_size(const LinearInputs& in) {
-  const Index lanes = in.x.is_cuda() ? 1 : cpu_kernels().pack_bytes / in.x.element_size();
-  const Index columns =
-      in.coordinates == "dual" ? round_up(in.x.size(1), lanes) : round_up(in.x.size(2), lanes);
-  const Index extra = in.coordinates == "dual" ? in.classes + 1 : in.classes;
-  return round_up(in.classes * columns + extra, lanes) * (in.momentum ? 2 : 1);
+template <class T>
+Index state_size(const LinearCall<T>& call, const Tensor& x) {
+#if PB_WITH_TORCH_CUDA
+  if (x.is_cuda()) return state_size_cuda(call.params, call.variant, x);
+#endif
+  return cpu_kernels().in<T>().state_size(call.params, call.variant);
 }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -62,11 +58,11 @@ Forward forward(const LinearInputs& in) {
   Tensor velocity = at::empty({tasks, in.momentum ? model_rows : 0, in.classes}, options);
   Tensor loss = at::empty({in.query_x ? tasks : 0}, options);
   Tensor logits = at::empty({tasks, queries, in.classes}, options);
-  Tensor trajectory = at::empty({tasks, in.slots + 1, state_size(in)}, options);
   Tensor status = at::empty({tasks}, options.dtype(at::kInt));
+  LinearCall<T> call(in);
+  Tensor trajectory = at::empty({tasks, in.slots + 1, state_size(call, in.x)}, options);
   if (tasks == 0) return {w, velocity, loss, logits, trajectory, status};
 
-  LinearCall<T> call(in);
   LinearParams<T>& p = call.params;
   p.trajectory = trajectory.template data_ptr<T>();
   p.w = rows_of<T>(w);
@@ -106,12 +102,8 @@ Index scratch_bytes(const LinearInputs& in) {
   if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, in.x);
 #endif
   const Index groups = ceil_div(in.x.size(0), group_size(in.x.size(0)));
-  const Index teams = in.regime == "rows" ? 1 : std::min<Index>(groups, at::get_num_threads());
-  if constexpr (std::is_same_v<T, float>) {
-    return teams * cpu_kernels().scratch_float(call.params, call.variant);
-  } else {
-    return teams * cpu_kernels().scratch_double(call.params, call.variant);
-  }
+  const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
+  return teams * cpu_kernels().in<T>().scratch_bytes(call.params, call.variant);
 }
 
 // Bytes of scratch of a call, all teams together, as if every cotangent were asked for.

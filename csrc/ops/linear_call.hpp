@@ -9,10 +9,12 @@
 #include <c10/util/Exception.h>
 
 #include <array>
+#include <cstdlib>
 #include <deque>
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 
 #include "core/placed_plan.hpp"
 #include "cpu/linear.hpp"
@@ -34,18 +36,18 @@ namespace pb {
 
 struct LinearInputs {
   using Optional = const std::optional<at::Tensor>&;
-  const at::Tensor& x;     // [B, n, d]
-  const at::Tensor& y;     // [B, n] int64, or [B, n, c]
-  Optional weights;        // [B, n]
-  const at::Tensor& l2;    // [B]
-  Optional w0, velocity0;  // [B, D, c], D = d + bias
-  const at::Tensor& lr;    // [B, T]
-  Optional momentum;       // [B, T]
-  Optional weight_decay;   // [B, T]
-  Optional query_x;        // [B, m, d]
-  Optional query_y;        // [B, m] int64, or [B, m, c]
-  Optional query_weights;  // [B, m]
-  std::string_view loss, coordinates, regime;
+  const at::Tensor& x;                         // [B, n, d]
+  const at::Tensor& y;                         // [B, n] int64, or [B, n, c]
+  Optional weights;                            // [B, n]
+  const at::Tensor& l2;                        // [B]
+  Optional w0, velocity0;                      // [B, D, c], D = d + bias
+  const at::Tensor& lr;                        // [B, T]
+  Optional momentum;                           // [B, T]
+  Optional weight_decay;                       // [B, T]
+  Optional query_x;                            // [B, m, d]
+  Optional query_y;                            // [B, m] int64, or [B, m, c]
+  Optional query_weights;                      // [B, m]
+  std::string_view loss, coordinates, regime;  // the first two as in registry.def
   Index classes;
   bool bias;
   double scale, query_scale;
@@ -55,7 +57,12 @@ struct LinearInputs {
   Index slots;
   bool truncated;
 
-  void check() const;
+  void check() const;  // shapes, dtypes and names
+
+  LinearVariant variant() const {
+    return {parse<LinearLoss>("loss", loss, kLosses),
+            parse<Coordinates>("coordinates", coordinates, kCoordinates)};
+  }
 };
 
 struct LinearCotangents {
@@ -92,13 +99,10 @@ inline void LinearInputs::check() const {
   TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "pybilevel: x is ",
                    x.scalar_type(), "; fused operators take float32 or float64");
   TORCH_CHECK_VALUE(x.dim() == 3, "pybilevel: x must be [B, n, d], got ", x.sizes());
-  TORCH_CHECK_VALUE(loss == "softmax" || loss == "squared", "pybilevel: unknown loss ", loss);
-  TORCH_CHECK_VALUE(coordinates == "primal" || coordinates == "dual", "pybilevel: unknown coordinates ",
-                    coordinates);
   TORCH_CHECK_VALUE(regime == "tasks" || regime == "rows", "pybilevel: unknown regime ", regime);
   TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
                     "pybilevel: steps, slots or classes out of range");
-  TORCH_CHECK_VALUE(coordinates == "primal" || (!velocity0 && !truncated),
+  TORCH_CHECK_VALUE(variant().coordinates == Coordinates::kPrimal || (!velocity0 && !truncated),
                     "pybilevel: an initial velocity or truncation needs primal coordinates");
   const Index tasks = x.size(0), rows = x.size(1), model_rows = x.size(2) + bias;
   detail::check_targets("y", y, x, classes);
@@ -119,8 +123,12 @@ inline void LinearInputs::check() const {
 // [B, rows, columns] with contiguous columns, or [B, rows] with a stride, as kernels see it.
 template <class T>
 Batch<T> rows_of(const at::Tensor& t) {
-  return {const_cast<T*>(t.const_data_ptr<std::remove_const_t<T>>()), t.stride(0),
-          t.dim() > 1 ? t.stride(1) : 0};
+  const Index task = t.stride(0), row = t.dim() > 1 ? t.stride(1) : 0;
+  if constexpr (std::is_const_v<T>) {
+    return {t.const_data_ptr<std::remove_const_t<T>>(), task, row};
+  } else {
+    return {t.mutable_data_ptr<T>(), task, row};
+  }
 }
 
 // The params of one call, and the tensors that they point into.
@@ -129,8 +137,10 @@ class LinearCall {
  public:
   LinearParams<T> params;
   LinearVariant variant;
+  Regime regime;
 
-  explicit LinearCall(const LinearInputs& in) {
+  explicit LinearCall(const LinearInputs& in)
+      : variant(in.variant()), regime(in.regime == "rows" ? Regime::kRows : Regime::kTasks) {
     params.tasks = in.x.size(0);
     params.features = in.x.size(2);
     params.classes = in.classes;
@@ -152,9 +162,6 @@ class LinearCall {
     params.plan_split = plan_.split;
     params.slots = in.slots;
     params.poison = std::getenv("PYBILEVEL_POISON") != nullptr;
-    variant.loss = in.loss == "softmax" ? LinearLoss::kSoftmax : LinearLoss::kSquared;
-    variant.coordinates = in.coordinates == "dual" ? Coordinates::kDual : Coordinates::kPrimal;
-    variant.regime = in.regime == "rows" ? Regime::kRows : Regime::kTasks;
   }
 
   LinearCall(const LinearCall&) = delete;

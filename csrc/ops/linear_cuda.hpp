@@ -3,13 +3,18 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "cpu/linear.hpp"
+#include "driver/linear_variant.hpp"
+#include "problems/linear_params.hpp"
 
 namespace pb {
 
 // `params` with device pointers but for the plan, which is still in host memory. x names the device.
 template <class T>
 void run_cuda(LinearParams<T> params, LinearVariant variant, const at::Tensor& x, bool reverse);
+
+// Scalars of a state in the trajectory.
+template <class T>
+Index state_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
 
 // Bytes of workspace in device memory, the larger of both directions; 0 where scratch fits in shared memory.
 template <class T>

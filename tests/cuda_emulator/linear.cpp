@@ -23,18 +23,19 @@ constexpr pb::cuda::Device kLarge{227 * 1024, 132},
 std::vector<double> run_cpu(const Case& c) {
   const Index widest = std::max(c.rows, c.features) + 8;  // room for any padding to whole packs
   Batch batch(c, 2 * (c.classes * (widest + 1) + 16));
+  const pb::LinearEntries<double>& kernels = pb::linear_kernels_baseline.in<double>();
   const pb::Parallel parallel{[](Index count, pb::Parallel::Body body, void* context) {
     for (Index i = 0; i < count; ++i) body(context, i);
   }};
-  const pb::LinearVariant variant{c.loss, c.coordinates, pb::Regime::kTasks};
-  pb::linear_kernels_baseline.forward_double(batch.params, variant, parallel);
+  const pb::LinearVariant variant{c.loss, c.coordinates};
+  kernels.forward(batch.params, variant, pb::Regime::kTasks, parallel);
   batch.prepare_reverse();
-  pb::linear_kernels_baseline.reverse_double(batch.params, variant, parallel);
+  kernels.reverse(batch.params, variant, pb::Regime::kTasks, parallel);
   return batch.outcome();
 }
 
 void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool reverse) {
-  const pb::cuda::LinearVariant variant{c.loss, c.coordinates};
+  const pb::LinearVariant variant{c.loss, c.coordinates};
   const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, reverse, device);
   std::vector<double> workspace(static_cast<std::size_t>(how.blocks * how.workspace_size));
   batch.params.workspace = workspace.data();
@@ -46,7 +47,7 @@ void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool 
 }
 
 std::vector<double> run_cuda(const Case& c, const pb::cuda::Device& device) {
-  const pb::cuda::LinearVariant variant{c.loss, c.coordinates};
+  const pb::LinearVariant variant{c.loss, c.coordinates};
   Batch batch(c, plan_linear(Batch(c, 1).params, variant, false, device).state_size);
   run_half(batch, c, device, false);
   batch.prepare_reverse();

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/placed_plan.hpp"
+#include "driver/linear_variant.hpp"
 #include "problems/linear_params.hpp"
-#include "problems/linear_variant.hpp"
 
 struct Case {
   const char* name;

@@ -1,0 +1,59 @@
+// From a variant, a value, to the task of that type: the only place where the rows of registry.def become templates.
+#pragma once
+
+#include "driver/linear_task.hpp"
+#include "driver/linear_variant.hpp"
+#include "losses/softmax.hpp"
+#include "losses/squared.hpp"
+#include "optimizers/sgd.hpp"
+#include "problems/linear_dual.hpp"
+#include "problems/linear_primal.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class F>
+auto with_loss(LinearLoss loss, F&& f) {
+  switch (loss) {
+#define PB_LOSS(name, Type) \
+  case LinearLoss::k##Type: \
+    return f.template operator()<Type>();
+#include "registry.def"
+  }
+  __builtin_unreachable();
+}
+
+template <class Team, class Loss, class F>
+auto with_problem(Coordinates coordinates, F&& f) {
+  switch (coordinates) {
+#define PB_COORDINATES(name, Type) \
+  case Coordinates::k##Type:       \
+    return f.template operator()<Linear##Type<Team, Loss>>();
+#include "registry.def"
+  }
+  __builtin_unreachable();
+}
+
+template <class Team, class F>
+auto with_optimizer(InnerOptimizer optimizer, F&& f) {
+  switch (optimizer) {
+#define PB_OPTIMIZER(name, Type) \
+  case InnerOptimizer::k##Type:  \
+    return f.template operator()<Type<Team>>();
+#include "registry.def"
+  }
+  __builtin_unreachable();
+}
+
+// f.template operator()<Task>() with the LinearTask of the variant on a Team.
+template <class Team, class F>
+auto with_linear_task(LinearVariant variant, F&& f) {
+  return with_loss(variant.loss, [&]<class Loss> {
+    return with_problem<Team, Loss>(variant.coordinates, [&]<class Problem> {
+      return with_optimizer<Team>(variant.optimizer, [&]<class Optimizer> {
+        return f.template operator()<LinearTask<Team, Loss, Problem, Optimizer>>();
+      });
+    });
+  });
+}
+
+}  // namespace pb::inline PB_ISA
