@@ -74,7 +74,7 @@ def _round_up(n: int, unit: int) -> int:
     return (n + unit - 1) // unit * unit
 
 
-@torch.library.register_fake("pybilevel::linear_unroll")
+@torch.library.register_fake("pybilevel::linear_unroll")  # type: ignore[untyped-decorator]
 def _fake(
     x: Tensor,
     y: Tensor,
@@ -114,7 +114,7 @@ def _fake(
     )
 
 
-@torch.library.register_fake("pybilevel::linear_unroll_backward")
+@torch.library.register_fake("pybilevel::linear_unroll_backward")  # type: ignore[untyped-decorator]
 def _fake_backward(
     w_bar: Tensor | None,
     velocity_bar: Tensor | None,
@@ -178,7 +178,14 @@ def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*grads, *nothing)
 
 
-torch.library.register_autograd("pybilevel::linear_unroll", _backward, setup_context=_setup_context)
+def _traced_backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
+    if ctx.trajectory is not None:
+        ctx.trajectory = ctx.trajectory.clone()
+    return _backward(ctx, *bars)
+
+
+torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)
 
 
 class _LinearUnroll(torch.autograd.Function):

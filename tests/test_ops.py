@@ -1,0 +1,151 @@
+"""The native operators as torch sees them: schemas, fake implementations, registered autograd, checks."""
+
+import pytest
+import torch
+from linear_cases import ROWS, Built, Case, forced
+
+from pybilevel.engine.arguments import normalise
+from pybilevel.engine.layout import lay_out
+from pybilevel.ops import LinearResults, linear_unroll
+from pybilevel.schedules import Code, Revolve, StoreAll, encode
+
+NAMES = [
+    *("x", "y", "weights", "l2", "w0", "velocity0", "lr", "momentum", "weight_decay"),
+    *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "classes", "bias"),
+    *("scale", "query_scale", "nesterov", "steps", "plan", "slots", "truncated"),
+]
+"""The arguments of both operators, in order."""
+
+OP, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
+
+CASES = {
+    "everything": Case(variant="nesterov-decay", objective="ho"),
+    "soft": Case(targets="soft", variant="momentum", objective="ho", tasks=(2, 2)),
+    "squared": Case(loss="squared", targets="soft", variant="momentum-decay", objective="ho", tasks=()),
+    "inner only": Case(variant="plain", objective="state", w0=False, weights="none", l2="number"),
+    "no task": Case(variant="momentum", objective="ho", tasks=(0,)),
+    "no bias, strided": Case(variant="momentum", objective="ho", bias=False, strides="sliced"),
+}
+
+
+def arguments(case, coordinates="primal", memory=None, **changed):
+    """What the engine would pass to the operator for a case."""
+    built = Built(case, case.inputs())
+    memory = StoreAll() if memory is None else memory
+    call = normalise(built.problem, built.w0, steps=case.steps, optimizer=built.solver(), memory=memory)
+    with forced(coordinates):
+        layout = lay_out(call, built.outer if case.objective != "state" else None)
+    named = dict(zip(NAMES, layout.arguments(layout.itinerary()), strict=True))
+    assert changed.keys() <= named.keys()
+    return tuple((named | changed).values())
+
+
+def leaves(args):
+    """The arguments with fresh leaves for the tensors that need gradients: opcheck wants them."""
+    return tuple(
+        a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in args
+    )
+
+
+@pytest.fixture
+def written_memory():
+    """opcheck compares arguments before and after a call, and NaN is not equal to itself."""
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("name", CASES)
+def test_opcheck(name, coordinates, written_memory):
+    """Schema, autograd registration, fake tensors and AOT dispatch, static and dynamic."""
+    torch.library.opcheck(OP, leaves(arguments(CASES[name], coordinates)))
+
+
+@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("name", ["everything", "soft", "squared"])
+def test_opcheck_of_the_backward(name, coordinates, written_memory):
+    """It says that it changes the trajectory, and nothing else; it has no autograd of its own."""
+    given = tuple(
+        a.detach() if isinstance(a, torch.Tensor) else a
+        for a in arguments(CASES[name], coordinates, memory=Revolve(2))
+    )
+    results = LinearResults(*OP(*given))
+    trajectory = results.trajectory.nan_to_num()  # free slots are not written in the forward half
+    bars = [torch.randn_like(r) for r in (results.w, results.velocity, results.outer, results.logits)]
+    needs = [isinstance(a, torch.Tensor) and a.is_floating_point() for a in given[:12]]
+    torch.library.opcheck(
+        BACKWARD,
+        (*bars, results.w, results.logits, trajectory, needs, *given),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_schema():
+    """The names are those of the documentation, and only the trajectory is changed in place."""
+    assert [a.name for a in OP._schema.arguments] == NAMES
+    assert [a.name for a in BACKWARD._schema.arguments[-len(NAMES) :]] == NAMES
+    assert [r.name for r in OP._schema.returns] == list(LinearResults._fields)
+    changed = [a.name for a in BACKWARD._schema.arguments if a.alias_info and a.alias_info.is_write]
+    assert changed == ["trajectory"] and not any(a.alias_info for a in OP._schema.arguments)
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("variant", ["plain", "momentum"])
+def test_shapes(row, variant):
+    loss, targets, coordinates, optimizer = row
+    case = Case(loss, targets, optimizer, variant, tasks=(3,), objective="ho")
+    results = linear_unroll(*arguments(case, coordinates, memory=Revolve(2)))
+    rows = case.d + 1
+    assert results.w.shape == (3, rows, case.c)
+    assert results.velocity.shape == (3, rows if variant == "momentum" else 0, case.c)
+    assert results.outer.shape == (3,) and results.logits.shape == (3, case.m, case.c)
+    assert results.trajectory.shape[:2] == (3, 3)
+    assert results.status.tolist() == [-1, -1, -1] and results.status.dtype == torch.int32
+    assert not results.trajectory.requires_grad and not results.status.requires_grad
+
+
+def changed(name, change):
+    case = Case(variant="nesterov-decay", objective="ho")
+    named = dict(zip(NAMES, arguments(case), strict=True))
+    return arguments(case, **{name: change(named[name])})
+
+
+ERRORS = {
+    "half x": ("x", lambda x: x.half(), TypeError, "x is Half; fused operators take float32 or float64"),
+    "flat x": ("x", lambda x: x[0], ValueError, r"x must be \[B, n, d\], got \[7, 6\]"),
+    "labels": ("y", lambda y: y[:, :3], ValueError, r"y must be \[3, 7\], got \[3, 3\]"),
+    "soft labels": ("y", lambda y: y.double(), ValueError, r"y must be \[3, 7, 4\], got \[3, 7\]"),
+    "weights": ("weights", lambda w: w[:1], ValueError, r"weights must be \[3, 7\], got \[1, 7\]"),
+    "l2": ("l2", lambda v: v.float(), TypeError, "l2 is Float but x is Double"),
+    "w0": ("w0", lambda w: w[:, :-1], ValueError, r"w0 must be \[3, 7, 4\], got \[3, 6, 4\]"),
+    "lr": ("lr", lambda v: v[:, :2], ValueError, r"lr must be \[3, 5\], got \[3, 2\]"),
+    "momentum": ("momentum", lambda v: v.float(), TypeError, "momentum is Float but x is Double"),
+    "query": ("query_x", lambda x: x[..., :2], ValueError, r"query_x must be \[3, 5, 6\], got \[3, 5, 2\]"),
+    "half a query": ("query_y", lambda y: None, ValueError, "query_x and query_y go together"),
+    "loss": ("loss", lambda _: "hinge", ValueError, "unknown loss 'hinge'; known: "),
+    "coordinates": ("coordinates", lambda _: "polar", ValueError, "unknown coordinates 'polar'; known: "),
+    "regime": ("regime", lambda _: "chaos", ValueError, "unknown regime chaos"),
+    "steps": ("steps", lambda _: -1, ValueError, "steps, slots or classes out of range"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_the_operator_checks_what_it_is_given(case):
+    name, change, error, text = ERRORS[case]
+    with pytest.raises(error, match=text):
+        linear_unroll(*changed(name, change))
+
+
+def test_dual_coordinates_refuse_what_they_cannot_hold():
+    given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
+    for more in ({"velocity0": given["w0"]}, {"truncated": True}):
+        with pytest.raises(ValueError, match="an initial velocity or truncation needs primal coordinates"):
+            linear_unroll(*(given | more).values())
+
+
+def test_a_plan_that_is_not_one_is_refused():
+    """A slot that is not there would be memory out of bounds; UNDO needs a step that has an inverse."""
+    named = dict(zip(NAMES, arguments(Case()), strict=True))
+    wrong = [encode(code, 99) for code in (Code.SAVE, Code.LOAD)] + [encode(Code.UNDO, 1)]
+    for plan in wrong:
+        with pytest.raises((ValueError, IndexError)):
+            linear_unroll(*(named | {"plan": [plan]}).values())
