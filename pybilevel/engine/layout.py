@@ -42,7 +42,7 @@ class Layout:
         call: what was asked for.
         size: the sizes, tasks flattened.
         coordinates: "primal" or "dual".
-        why: the reason for the coordinates, in words.
+        only_primal: what rules dual coordinates out, in words; None: the cost decided.
         regime: "tasks" or "rows".
         tensors: the operator's tensors, in the order of its schema.
         constants: loss, bias, scale, query_scale, nesterov.
@@ -51,10 +51,19 @@ class Layout:
     call: Call
     size: LinearSize
     coordinates: Coordinates
-    why: str
+    only_primal: str | None
     regime: Regime
     tensors: tuple[Tensor | None, ...]
     constants: tuple[str, bool, float, float, bool]
+
+    @property
+    def why(self) -> str:
+        """The reason for the coordinates, in words."""
+        if self.only_primal is not None:
+            return f"primal: {self.only_primal}"
+        relation = "<" if self.coordinates == "dual" else ">="
+        limit = f"{self.size.dual_limit():.4g} = 2d / (1 + 2d/(3cT))"
+        return f"{self.coordinates}: n = {self.size.n} {relation} {limit}"
 
     @property
     def state_bytes(self) -> int:
@@ -81,7 +90,8 @@ class Layout:
         if not wanted:
             return one_way(self.size.steps)
         schedule = memory.schedule_for(self.call, self.state_bytes, self.workspace_bytes())
-        return there_and_back(schedule, self.size.steps)
+        itinerary: Itinerary = there_and_back(schedule, self.size.steps)
+        return itinerary
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
@@ -113,13 +123,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     tasks = prod(problem.tasks)
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
-    coordinates, why = _coordinates(call, problem, size)
+    only_primal = _only_primal(call, problem, size)
+    coordinates = choose_coordinates(size) if only_primal is None else "primal"
     query = (None, None, None) if outer is None else _data(outer, tasks)
     return Layout(
         call,
         size,
         coordinates,
-        why,
+        only_primal,
         choose_regime(size, coordinates),
         (*_data(problem, tasks), *_start(call, problem, tasks), *_settings(call, problem, tasks), *query),
         (
@@ -132,16 +143,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     )
 
 
-def _coordinates(call: Call, problem: LinearProblem, size: LinearSize) -> tuple[Coordinates, str]:
+def _only_primal(call: Call, problem: LinearProblem, size: LinearSize) -> str | None:
     if call.state is not None and call.state.buffers[0]:
-        return "primal", "primal: an initial velocity need not lie in the span of the data"
+        return "an initial velocity need not lie in the span of the data"
     if isinstance(call.method, Reverse) and call.method.truncate is not None:
-        return "primal", "primal: truncation cuts the graph at a primal point"
+        return "truncation cuts the graph at a primal point"
     if not dual_rounds_well(size, problem.loss, problem.dtype):
-        return "primal", "primal: dual coordinates would round worse (squared loss, float32, many steps, n > d/2)"
-    chosen = choose_coordinates(size)
-    relation = "<" if chosen == "dual" else ">="
-    return chosen, f"{chosen}: n = {size.n} {relation} {size.dual_limit():.4g} = 2d / (1 + 2d/(3cT))"
+        return "dual coordinates would round worse (squared loss, float32, many steps, n > d/2)"
+    return None
 
 
 def _data(problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor, Tensor | None]:

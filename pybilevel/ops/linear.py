@@ -55,7 +55,21 @@ def linear_unroll(*arguments: Any) -> LinearResults:
 
 def linear_scratch_bytes(*arguments: Any) -> int:
     """Bytes of scratch that the same call holds while it runs, all threads together (CPU)."""
-    return int(torch.ops.pybilevel.linear_scratch_bytes(*arguments))
+    tensors = tuple(
+        None if t is None else (t.dtype, *(int(size) for size in t.shape)) for t in arguments[:TENSORS]
+    )
+    rest = (tuple(a) if isinstance(a, list) else a for a in arguments[TENSORS:])
+    size: int = _scratch_of(tensors, arguments[0].device, *rest)
+    return size
+
+
+# torch.compile has no values of operators that return numbers; this one depends on sizes only
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _scratch_of(tensors: tuple[tuple[Any, ...] | None, ...], device: torch.device, *rest: Any) -> int:
+    stand_ins = (
+        None if t is None else torch.zeros(t[-1], dtype=t[0], device=device).expand(t[1:]) for t in tensors
+    )
+    return int(torch.ops.pybilevel.linear_scratch_bytes(*stand_ins, *rest))
 
 
 def lanes(x: Tensor) -> int:
