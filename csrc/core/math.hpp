@@ -1,4 +1,4 @@
-// Elementary functions on one scalar lane (CUDA, and tails on the CPU). SIMD packs overload them in cpu/pack.hpp.
+// Elementary functions on a lane that is one scalar (CUDA). cpu/pack.hpp has those on SIMD packs.
 #pragma once
 
 #include <cmath>

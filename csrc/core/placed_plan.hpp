@@ -10,7 +10,7 @@
 namespace pb {
 
 struct PlacedOp {
-  std::int32_t code;     // OpCode
+  OpCode code;
   std::int32_t operand;  // slot or number of steps
   std::int32_t step;     // index of the working state before the op
 };
@@ -29,7 +29,7 @@ inline PlacedPlan place(const Op* ops, Index count, Index slots) {
   std::int32_t step = 0;
   for (Index i = 0; i < count; ++i) {
     const auto operand = static_cast<std::int32_t>(op_operand(ops[i]));
-    placed.ops.push_back({static_cast<std::int32_t>(op_code(ops[i])), operand, step});
+    placed.ops.push_back({op_code(ops[i]), operand, step});
     switch (op_code(ops[i])) {
       case OpCode::kSave:
         kept.at(operand) = step;

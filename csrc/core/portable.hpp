@@ -15,8 +15,8 @@
 #endif
 
 // The recurrence must round the same way wherever it is called from (a stored and a recomputed state are bitwise
-// equal), so the function that advances a state is never inlined into two different callers. nvcc contracts a * b + c
-// by the expression alone, and an opaque call would push the team's registers to memory.
+// equal), so the function that advances a state is never inlined into two different callers. nvcc may inline it: with
+// -fmad=false it contracts nothing by itself, and an opaque call would push the team's registers to memory.
 #if defined(__CUDACC__)
 #define PB_NOINLINE
 #else

@@ -7,7 +7,7 @@ namespace pb {
 
 template <class T>
 struct Setting {
-  Batch<const T> value;  // [B, T], strides 0 where constant; null: zero
+  Batch<const T> value;  // [B, T], stride 0 where constant; null: the setting is absent
   Batch<T> bar;          // [B, T], null: not wanted
 };
 

@@ -1,11 +1,15 @@
 // The Team: all that the mathematics knows about the machine.
 //
 // A team is a group of workers that run one task together: a CPU thread whose lanes are a SIMD pack of rows, a crew of
-// CPU threads, a CUDA block. Every method is collective (all members call it with the same arguments) and ends with a
-// barrier, so that what it wrote is visible to all. Results never depend on the number of workers.
+// CPU threads, a CUDA block. Its methods are collective: all workers call them, with the same arguments, and each ends
+// with a barrier, so that what it wrote is visible to all. No plan and no number of CPU threads changes a result.
+//
+// On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory: every
+// worker runs its code, so its members may change only inside a collective, as in `team.for_each(1, ...)`. Lambdas are
+// copied into loops: capture what they read in locals, or `this` where it changes nothing.
 //
 //   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
-//   load(p), store(p, lane)   a lane from / to p[0 .. kLanes)
+//   load(p), store(p, lane)   a lane from / to p[0 .. kLanes); static, not collective
 //   for_each(n, f)            f(i) for i = 0 .. n-1, independent
 //   for_pairs(m, n, f)        f(i, j) for i = 0 .. m-1 and j = 0 .. n-1, independent; j runs fastest
 //   for_lanes(n, f)           f(i) for i = 0, kLanes, 2 kLanes ..  < n; buffers are padded to whole lanes
@@ -18,7 +22,6 @@
 
 #include <concepts>
 
-#include "core/portable.hpp"
 #include "core/view.hpp"
 
 namespace pb {
@@ -31,7 +34,7 @@ struct Strided {
   Index column;
 };
 
-// Sizes of one matrix product (see mix and dots above).
+// Sizes of one matrix product (see mix, row_sums and dots above), and whether it adds to what is there.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;
@@ -46,6 +49,7 @@ concept TeamLike = requires(Team team, typename Team::Scalar* p, typename Team::
            Matrix<typename Team::Scalar>{});
   team.dots(shape, Matrix<const typename Team::Scalar>{}, Matrix<const typename Team::Scalar>{},
             Strided<typename Team::Scalar>{});
+  team.row_sums(shape, Matrix<const typename Team::Scalar>{}, p);
 };
 
 }  // namespace pb

@@ -7,6 +7,8 @@
 // stay in registers while the long dimension streams. Every output is summed in one fixed order, whatever the tiling.
 #pragma once
 
+#include <type_traits>
+
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
 
@@ -97,8 +99,8 @@ inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
 
 template <class T>
 struct DotsTile {
-  static constexpr int kRows =
-      PackOf<T>::lanes;  // a pack of outputs: the running sums are transposed, not added up
+  // A pack of outputs: the running sums are transposed, not added up.
+  static constexpr int kRows = PackOf<T>::lanes;
 
   // One row of A against R <= kRows rows of B.
   template <int R>

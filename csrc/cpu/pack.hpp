@@ -3,7 +3,7 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <type_traits>
 
 #include "core/portable.hpp"

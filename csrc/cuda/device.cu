@@ -1,3 +1,4 @@
+// Asks the CUDA runtime about the current device.
 #include "cuda/device.hpp"
 #include "cuda/portability.hpp"
 

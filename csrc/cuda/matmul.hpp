@@ -1,5 +1,4 @@
-// The small matrix products of a block: a warp holds up to 4 x 32 outputs of a row, or shares one long
-// reduction.
+// The small matrix products of a block: a warp holds up to 4 x 32 outputs of a row, or shares one long reduction.
 //
 // Either way an output is one chain of additions (or 32 chains and a fixed tree), so its bits depend on the
 // sizes alone and never on the number of threads. Multiply-adds are written out: CUDA sources are compiled
@@ -72,8 +71,7 @@ __device__ __forceinline__ void for_tiles(int rows, int width, int columns, F&& 
   for (int i = warp_in_block(); i < rows * tiles; i += warps_of_block()) f(i / tiles, i % tiles * columns);
 }
 
-/// C[p, q] (+)= sum_r A(p, r) B[r, q]; no barrier. Lane l has the columns l, l + 32, l + 64, l + 96 of its
-/// tile.
+/// C[p, q] (+)= sum_r A(p, r) B[r, q]; no barrier. Lane l has the columns l, l + 32, l + 64, l + 96 of its tile.
 template <class T>
 __device__ __attribute__((noinline)) void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);
@@ -87,8 +85,7 @@ __device__ __attribute__((noinline)) void mix(Shape s, Strided<const T> a, Matri
   });
 }
 
-/// C(p, r) (+)= sum_q A[p, q] B[r, q]; no barrier. Short rows: lanes as in mix; long rows: lanes share a
-/// reduction.
+/// C(p, r) (+)= sum_q A[p, q] B[r, q]; no barrier. Short rows: lanes as in mix; long rows: lanes share a reduction.
 template <class T>
 __device__ __attribute__((noinline)) void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);

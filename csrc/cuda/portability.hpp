@@ -59,8 +59,7 @@ inline void check_launch(cudaError_t status, const Grid& grid, const char* name)
                            " bytes of shared memory): " + cudaGetErrorString(status));
 }
 
-/// Starts kernel(params) on the stream. Asynchronous and without allocation, so it can be captured in a CUDA
-/// graph.
+/// Starts kernel(params) on the stream. Asynchronous and without allocation, so it can be captured in a CUDA graph.
 template <class Params>
 void launch(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
             const char* name) {

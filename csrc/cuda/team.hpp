@@ -46,8 +46,7 @@ struct BlockTeam {
     for_each(n, f);
   }
 
-  /// Strided sums of the threads, then halves of a warp, then the warps in order. All threads get the same
-  /// bits.
+  /// Strided sums of the threads, then halves of a warp, then the warps in order. All threads get the same bits.
   template <int N, class F>
   __device__ void reduce(Index n, T (&out)[N], F&& f) const {
     static_assert(N <= kMaxSums);

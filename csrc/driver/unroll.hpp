@@ -12,7 +12,6 @@ template <class Team, class Problem, class Optimizer>
 class Unroll {
  public:
   using T = typename Team::Scalar;
-  using Lane = typename Team::Lane;
 
   PB_HD Unroll(Arena<T>& arena, const LinearParams<T>& params, const Problem& problem, bool reverse)
       : size_(problem.size()), state_size_(size_ * (1 + Optimizer::buffers(params))) {
@@ -24,7 +23,6 @@ class Unroll {
     }
   }
 
-  PB_HD Index size() const { return size_; }
   PB_HD Index state_size() const { return state_size_; }
   PB_HD T* point() const { return state_; }
   PB_HD T* velocity() const { return state_size_ > size_ ? state_ + size_ : nullptr; }
@@ -56,7 +54,7 @@ class Unroll {
     copy(team, trajectory + params.slots * state_size_, state_);
     for (Index i = params.plan_split; i < params.plan_length; ++i) {
       const PlacedOp op = params.plan[i];
-      if (op.code == int(OpCode::kReverse)) {
+      if (op.code == OpCode::kReverse) {
         problem.gradient(team, state_, gradient_, optimizer.needs_gradient());
         optimizer.pullback(team, op.step, size_, state_, gradient_, state_bar_, gradient_bar_);
         problem.pullback(team, state_, gradient_bar_, state_bar_);
@@ -75,9 +73,9 @@ class Unroll {
   PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op,
                  T* trajectory) const {
     T* const slot = trajectory + op.operand * state_size_;
-    if (op.code == int(OpCode::kAdvance)) {
+    if (op.code == OpCode::kAdvance) {
       advance(team, problem, optimizer, op.step, op.operand);
-    } else if (op.code == int(OpCode::kSave)) {
+    } else if (op.code == OpCode::kSave) {
       copy(team, state_, slot);
     } else {
       copy(team, slot, state_);

@@ -7,6 +7,15 @@
 namespace pb::inline PB_ISA {
 
 template <class Team>
+struct ConstRow {
+  using Lane = typename Team::Lane;
+  const typename Team::Scalar* data;
+  Index stride;
+
+  PB_HD Lane operator[](Index k) const { return Team::load(data + k * stride); }
+};
+
+template <class Team>
 struct Row {
   using Lane = typename Team::Lane;
   typename Team::Scalar* data;
@@ -14,6 +23,7 @@ struct Row {
 
   PB_HD Lane operator[](Index k) const { return Team::load(data + k * stride); }
   PB_HD void set(Index k, Lane x) const { Team::store(data + k * stride, x); }
+  PB_HD operator ConstRow<Team>() const { return {data, stride}; }
 };
 
 }  // namespace pb::inline PB_ISA

@@ -14,7 +14,8 @@ struct Squared {
   PB_HD static void predict(Row<Team>, Index) {}
 
   template <class Team>
-  PB_HD static typename Team::Lane value(Row<Team> z, Row<Team> y, typename Team::Lane, Index outputs) {
+  PB_HD static typename Team::Lane value(ConstRow<Team> z, ConstRow<Team> y, typename Team::Lane,
+                                         Index outputs) {
     typename Team::Lane total{};
     for (Index k = 0; k < outputs; ++k) total += (z[k] - y[k]) * (z[k] - y[k]);
     return typename Team::Scalar(0.5) * total;
@@ -27,22 +28,22 @@ struct Squared {
 
   // out = s * curvature(u); out may be u.
   template <class Team>
-  PB_HD static void curvature(Row<Team>, Row<Team> u, typename Team::Lane s, typename Team::Lane,
+  PB_HD static void curvature(ConstRow<Team>, ConstRow<Team> u, typename Team::Lane s, typename Team::Lane,
                               Row<Team> out, Index outputs) {
     for (Index k = 0; k < outputs; ++k) out.set(k, s * u[k]);
   }
 
   // out += s * targets(u).
   template <class Team>
-  PB_HD static void target_cotangent(Row<Team>, Row<Team> u, typename Team::Lane s, Row<Team> out,
+  PB_HD static void target_cotangent(ConstRow<Team>, ConstRow<Team> u, typename Team::Lane s, Row<Team> out,
                                      Index outputs) {
     for (Index k = 0; k < outputs; ++k) out.set(k, out[k] - s * u[k]);
   }
 
   // out += s * d value / d y = s (y - z).
   template <class Team>
-  PB_HD static void value_target_cotangent(Row<Team> z, Row<Team> y, typename Team::Lane s, Row<Team> out,
-                                           Index outputs) {
+  PB_HD static void value_target_cotangent(ConstRow<Team> z, ConstRow<Team> y, typename Team::Lane s,
+                                           Row<Team> out, Index outputs) {
     for (Index k = 0; k < outputs; ++k) out.set(k, out[k] + s * (y[k] - z[k]));
   }
 };

@@ -6,7 +6,6 @@
 // pybilevel/ops/linear.py documents the arguments, and adds the fake and autograd registrations.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -96,8 +95,7 @@ void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor
 template <class T>
 Index scratch_bytes(const LinearInputs& in) {
   LinearCall<T> call(in);
-  static T anywhere;  // scratch depends on which cotangents are wanted, not on where they go
-  for (Batch<T>* bar : cotangents(call.params)) bar->data = &anywhere;
+  for (Batch<T>* bar : cotangents(call.params)) bar->data = &nowhere<T>;  // wanted, wherever it would go
 #if PB_WITH_TORCH_CUDA
   if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, in.x);
 #endif
@@ -137,27 +135,26 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
   return grads.tuple();
 }
 
-#define PB_LINEAR_SCHEMA                                                                                 \
-  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? velocity0, Tensor lr, Tensor? "   \
-  "momentum, "                                                                                           \
-  "Tensor? weight_decay, Tensor? query_x, Tensor? query_y, Tensor? query_weights, str loss, str "        \
-  "coordinates, "                                                                                        \
-  "str regime, int classes, bool bias, float scale, float query_scale, bool nesterov, int steps, int[] " \
-  "plan, "                                                                                               \
-  "int slots, bool truncated"
+// clang-format off
+#define PB_LINEAR_SCHEMA                                                                               \
+  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? velocity0, "                    \
+  "Tensor lr, Tensor? momentum, Tensor? weight_decay, "                                                \
+  "Tensor? query_x, Tensor? query_y, Tensor? query_weights, "                                          \
+  "str loss, str coordinates, str regime, int classes, bool bias, float scale, float query_scale, "    \
+  "bool nesterov, int steps, int[] plan, int slots, bool truncated"
 
 TORCH_LIBRARY(pybilevel, m) {
   m.def("linear_scratch_bytes(" PB_LINEAR_SCHEMA ") -> int");
-  m.def("linear_unroll(" PB_LINEAR_SCHEMA
-        ") -> (Tensor w, Tensor velocity, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)");
-  m.def(
-      "linear_unroll_backward(Tensor? w_bar, Tensor? velocity_bar, Tensor? outer_bar, Tensor? logits_bar, "
-      "Tensor w, "
-      "Tensor logits, Tensor(a!) trajectory, bool[] needs, " PB_LINEAR_SCHEMA
-      ") -> (Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor velocity0, Tensor lr, Tensor "
-      "momentum, "
-      "Tensor weight_decay, Tensor query_x, Tensor query_y, Tensor query_weights)");
+  m.def("linear_unroll(" PB_LINEAR_SCHEMA ") -> "
+        "(Tensor w, Tensor velocity, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)");
+  m.def("linear_unroll_backward("
+        "Tensor? w_bar, Tensor? velocity_bar, Tensor? outer_bar, Tensor? logits_bar, "
+        "Tensor w, Tensor logits, Tensor(a!) trajectory, bool[] needs, " PB_LINEAR_SCHEMA ") -> "
+        "(Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor velocity0, "
+        "Tensor lr, Tensor momentum, Tensor weight_decay, "
+        "Tensor query_x, Tensor query_y, Tensor query_weights)");
 }
+// clang-format on
 
 void implement(torch::Library& m) {
   m.impl("linear_scratch_bytes", &linear_scratch_bytes);

@@ -120,14 +120,20 @@ inline void LinearInputs::check() const {
   detail::check_like("query_weights", query_weights, x, {tasks, query_x->size(1)});
 }
 
+// What a present tensor without elements points to, since null means absent; never read or written.
+template <class T>
+inline T nowhere{};
+
 // [B, rows, columns] with contiguous columns, or [B, rows] with a stride, as kernels see it.
 template <class T>
 Batch<T> rows_of(const at::Tensor& t) {
+  using Scalar = std::remove_const_t<T>;
   const Index task = t.stride(0), row = t.dim() > 1 ? t.stride(1) : 0;
+  if (t.numel() == 0) return {&nowhere<Scalar>, task, row};
   if constexpr (std::is_const_v<T>) {
-    return {t.const_data_ptr<std::remove_const_t<T>>(), task, row};
+    return {t.const_data_ptr<Scalar>(), task, row};
   } else {
-    return {t.mutable_data_ptr<T>(), task, row};
+    return {t.mutable_data_ptr<Scalar>(), task, row};
   }
 }
 
@@ -212,6 +218,8 @@ std::array<Batch<T>*, 12> cotangents(LinearParams<T>& p) {
 class LinearGradients {
  public:
   static constexpr std::size_t kCount = 12;
+  // Settings are written step by step, and a truncated plan leaves some steps at zero.
+  static constexpr std::size_t kLr = 6, kWeightDecay = 8;
   using Tuple = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                            at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
@@ -223,8 +231,7 @@ class LinearGradients {
     for (std::size_t i = 0; i < kCount; ++i) {
       wanted_[i] = needs[i] && inputs[i] && inputs[i]->is_floating_point();
       const auto options = in.x.options();
-      const bool setting =
-          i >= 6 && i <= 8;  // written step by step; a truncated plan leaves some steps at zero
+      const bool setting = i >= kLr && i <= kWeightDecay;
       grads_[i] = !wanted_[i] ? at::empty({0}, options)
                   : setting   ? at::zeros(inputs[i]->sizes(), options)
                               : at::empty(inputs[i]->sizes(), options);

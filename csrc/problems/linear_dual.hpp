@@ -15,6 +15,7 @@
 // A gradient costs 2 n^2 c operations, whatever the number of features.
 #pragma once
 
+#include "core/lanes.hpp"
 #include "problems/linear_head.hpp"
 #include "problems/linear_rows.hpp"
 
@@ -122,17 +123,9 @@ class LinearDual {
     }
     if (x_bar_) head.spread(team, w, stride_, head_bar, n, x_bar_, true);
     if (!w0_) return;
-    T inner[1];
-    const T* const w0 = w0_;
-    team.template reduce<1>(head.regularised(), inner, [=](Index i, Lane(&sums)[1]) {
-      sums[0] += Team::load(w0 + i) * Team::load(head_bar + i);
-    });
-    team.for_each(1, [=](Index) { w_bar[bias + classes] += inner[0]; });
-    if (!w0_bar_) return;
-    T* const w0_bar = w0_bar_;
-    team.for_lanes(head.regularised(), [=](Index i) {
-      Team::store(w0_bar + i, Team::load(w0_bar + i) + w[bias + classes] * Team::load(head_bar + i));
-    });
+    const T beta_bar = inner(team, head.regularised(), w0_, head_bar);
+    team.for_each(1, [=](Index) { w_bar[bias + classes] += beta_bar; });
+    if (w0_bar_) add_scaled(team, head.regularised(), w[bias + classes], head_bar, w0_bar_);
   }
 
   // Leaves the predictions of w behind for a pullback at the same w; g is not written without `wanted`.
@@ -149,10 +142,8 @@ class LinearDual {
       if (wanted) rows_.residual(i, {g + i, stride});
     });
     if (!wanted) return;
-    const T rho = rho_;
     finish(team, g, w, g, false);
-    if (rho == 0) return;
-    team.for_lanes(bias, [=](Index i) { Team::store(g + i, Team::load(g + i) + rho * Team::load(w + i)); });
+    if (rho_ != 0) add_scaled(team, bias, rho_, w, g);
   }
 
   // w_bar += (gradient map)^T v, given the gradient just taken at w; adds the cotangents of the data.
@@ -160,28 +151,20 @@ class LinearDual {
     const Index stride = stride_, classes = params_.classes, bias = duals(), n = rows_.count();
     T* const u = work_;
     team.for_lanes(n, [=, this](Index i) {
-      const Row<Team> row{u + i, stride}, cotangent{const_cast<T*>(v) + i, stride};
+      const Row<Team> row{u + i, stride};
+      const ConstRow<Team> cotangent{v + i, stride};
       for (Index k = 0; k < classes; ++k) row.set(k, cotangent[k] + v[bias + k]);
       rows_.pullback(i, row);
     });
     team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
     finish(team, u, v, w_bar, true);
-    const T rho = rho_;
-    team.for_lanes(bias,
-                   [=](Index i) { Team::store(w_bar + i, Team::load(w_bar + i) + rho * Team::load(v + i)); });
+    add_scaled(team, bias, rho_, v, w_bar);
     if (gram_bar_) team.mix({n, stride, classes, true}, {u, 1, stride}, {w, stride}, {gram_bar_, stride});
     if (params_.l2_bar) {
-      T sum[1];
-      team.template reduce<1>(
-          bias, sum, [=](Index i, Lane(&sums)[1]) { sums[0] += Team::load(v + i) * Team::load(w + i); });
-      team.for_each(1, [=, this](Index) { rho_bar_ += sum[0] + v[bias + classes] * w[bias + classes]; });
+      const T sum = inner(team, bias, v, w);
+      team.for_each(1, [=, this](Index) { rho_bar_ += sum + v[bias + classes] * w[bias + classes]; });
     }
-    if (z0_bar_) {
-      T* const z0_bar = z0_bar_;
-      team.for_lanes(bias, [=](Index i) {
-        Team::store(z0_bar + i, Team::load(z0_bar + i) + w[bias + classes] * Team::load(u + i));
-      });
-    }
+    if (z0_bar_) add_scaled(team, bias, w[bias + classes], u, z0_bar_);
   }
 
   PB_HD void store_cotangents(const Team& team) const {
@@ -209,17 +192,11 @@ class LinearDual {
     } else if (!pullback) {
       team.for_each(classes, [=](Index k) { out[bias + k] = 0; });
     }
-    T inner[1] = {0};
-    const T* const z0 = z0_;
-    if (pullback && z0) {
-      team.template reduce<1>(
-          bias, inner, [=](Index i, Lane(&sums)[1]) { sums[0] += Team::load(r + i) * Team::load(z0 + i); });
-    }
-    const T rho = rho_;
+    const T product = pullback && z0_ ? inner(team, bias, r, z0_) : T(0), rho = rho_;
     const Index size = this->size();
     team.for_each(1, [=](Index) {
       T& beta = out[bias + classes];
-      beta = (pullback ? beta + inner[0] : T(0)) + rho * w[bias + classes];
+      beta = (pullback ? beta + product : T(0)) + rho * w[bias + classes];
       for (Index i = bias + classes + 1; !pullback && i < size; ++i) out[i] = 0;
     });
   }

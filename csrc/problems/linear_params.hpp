@@ -54,7 +54,7 @@ struct LinearParams {
   Batch<const T> logits_bar;             // [B, m, c]
   Batch<const T> w_final, logits_final;  // the results of the forward half, read by the reverse half
 
-  T* workspace = nullptr;  // CUDA: [B, workspace_size] where it does not fit in shared memory
+  T* workspace = nullptr;  // CUDA: [blocks, workspace_size], for scratch that does not fit in shared memory
   bool poison = false;     // tests: fill fresh scratch with NaN
 };
 

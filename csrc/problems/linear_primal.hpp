@@ -7,6 +7,7 @@
 // One pass over X a gradient and one more a pullback: 4 n d c and 4 n d c operations (+ 4 n d c for X_bar).
 #pragma once
 
+#include "core/lanes.hpp"
 #include "problems/linear_head.hpp"
 #include "problems/linear_rows.hpp"
 #include "problems/linear_sweep.hpp"
@@ -108,11 +109,8 @@ class LinearPrimal {
     sweep_.collect(team, w_bar, true);
     add_regulariser(team, v, w_bar);
     if (params_.l2_bar) {
-      T sum[1];
-      team.template reduce<1>(head_.regularised(), sum, [=](Index i, Lane(&sums)[1]) {
-        sums[0] += Team::load(v + i) * Team::load(w + i);
-      });
-      team.for_each(1, [=, this](Index) { rho_bar_ += sum[0]; });
+      const T sum = inner(team, head_.regularised(), v, w);
+      team.for_each(1, [=, this](Index) { rho_bar_ += sum; });
     }
   }
 
@@ -123,10 +121,7 @@ class LinearPrimal {
 
  private:
   PB_HD void add_regulariser(const Team& team, const T* w, T* g) const {
-    const T rho = rho_;
-    if (rho == 0) return;
-    team.for_lanes(head_.regularised(),
-                   [=](Index i) { Team::store(g + i, Team::load(g + i) + rho * Team::load(w + i)); });
+    if (rho_ != 0) add_scaled(team, head_.regularised(), rho_, w, g);
   }
 
   const LinearParams<T>& params_;

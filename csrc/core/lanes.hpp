@@ -1,0 +1,26 @@
+// What is done to whole buffers, lane by lane; their padding to whole lanes takes part.
+#pragma once
+
+#include "core/team.hpp"
+
+namespace pb::inline PB_ISA {
+
+// y += a x
+template <class Team>
+PB_HD void add_scaled(const Team& team, Index n, typename Team::Scalar a, const typename Team::Scalar* x,
+                      typename Team::Scalar* y) {
+  team.for_lanes(n, [=](Index i) { Team::store(y + i, Team::load(y + i) + a * Team::load(x + i)); });
+}
+
+// <x, y>, known to every worker.
+template <class Team>
+PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team::Scalar* x,
+                                  const typename Team::Scalar* y) {
+  typename Team::Scalar sum[1];
+  team.template reduce<1>(n, sum, [=](Index i, typename Team::Lane(&sums)[1]) {
+    sums[0] += Team::load(x + i) * Team::load(y + i);
+  });
+  return sum[0];
+}
+
+}  // namespace pb::inline PB_ISA
