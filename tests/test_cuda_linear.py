@@ -19,8 +19,10 @@ from cuda_programs import (
     run_program,
 )
 
+from pybilevel import _C
+
 CUDA = ROOT / "csrc" / "cuda"
-KERNELS_PER_SOURCE = 8  # two losses, two coordinates, two directions
+KERNELS_PER_SOURCE = 2 * len(_C.registry()["problems"])  # two directions
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""csrc/registry.def, the headers and the Python classes agree: a recipe half followed is a failed test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pybilevel as pb
+from pybilevel import _C
+from pybilevel.problems import LinearProblem
+
+NATIVE = Path(__file__).parent.parent / "csrc"
+ROW = re.compile(r"^PB_(LOSS|COORDINATES|OPTIMIZER)\((\w+), (\w+)\)$", re.MULTILINE)
+# Kind of row -> the header of a name, and the class in it of a type.
+HEADERS = {
+    "LOSS": ("losses/{}.hpp", "struct {} {{"),
+    "COORDINATES": ("problems/linear_{}.hpp", "class Linear{} {{"),
+    "OPTIMIZER": ("optimizers/{}.hpp", "class {} {{"),
+}
+ROWS = ROW.findall((NATIVE / "registry.def").read_text())
+
+
+def names(kind: str) -> list[str]:
+    return [name for row, name, _ in ROWS if row == kind]
+
+
+def problem_classes() -> dict[str, str]:
+    """The loss of every public linear problem -> the name of its class."""
+    public = [getattr(pb, name) for name in pb.__all__]
+    linear = [
+        c for c in public if isinstance(c, type) and issubclass(c, LinearProblem) and hasattr(c, "loss")
+    ]
+    return {c.loss: c.__name__ for c in linear}
+
+
+@pytest.mark.parametrize(("kind", "name", "type_name"), ROWS)
+def test_every_row_has_its_header_and_the_dispatch_includes_it(kind: str, name: str, type_name: str) -> None:
+    path, declaration = HEADERS[kind]
+    assert declaration.format(type_name) in (NATIVE / path.format(name)).read_text()
+    assert f'#include "{path.format(name)}"' in (NATIVE / "driver" / "linear_dispatch.hpp").read_text()
+
+
+def test_every_loss_and_optimizer_header_has_a_row() -> None:
+    losses = [p.stem for p in NATIVE.glob("losses/*.hpp") if "residual(" in p.read_text()]
+    assert sorted(losses) == sorted(names("LOSS"))
+    assert sorted(p.stem for p in NATIVE.glob("optimizers/*.hpp")) == sorted(names("OPTIMIZER"))
+
+
+def test_every_row_has_a_python_class() -> None:
+    assert sorted(problem_classes()) == sorted(names("LOSS"))
+    assert set(names("OPTIMIZER")) == {pb.SGD(0.1).name}
+
+
+def test_the_module_tells_the_rows() -> None:
+    pairs = [(loss, coordinates) for loss in names("LOSS") for coordinates in names("COORDINATES")]
+    assert _C.registry() == {"problems": pairs, "optimizers": names("OPTIMIZER")}
+
+
+@pytest.mark.parametrize(
+    ("names_of", "message"),
+    [
+        (("hinge", "primal"), r"unknown loss 'hinge'; known: softmax, squared\."),
+        (("softmax", "polar"), r"unknown coordinates 'polar'; known: primal, dual\."),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_known_ones(names_of: tuple[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(*names_of, steps=2)
+
+
+@pytest.mark.parametrize("coordinates", names("COORDINATES"))
+def test_a_present_but_empty_setting_is_not_an_absent_one(coordinates: str) -> None:
+    """Momentum [B, 0] points to nothing, and yet there is a velocity to return."""
+    _, velocity, *_, trajectory, _ = call("softmax", coordinates, steps=0)
+    assert torch.equal(velocity, torch.zeros(2, 4, 3))
+    assert trajectory.shape[-1] == call("softmax", coordinates, steps=2)[4].shape[-1]
+
+
+def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
+    """The operator with momentum, on 2 tasks of 5 rows, 3 features and 3 classes."""
+    x, labels, settings = torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, steps)
+    plan = pb.StoreAll().plan(steps)
+    data = (x, labels, None, torch.zeros(2), None, None, settings, settings, None, None, None, None)
+    sizes = (loss, coordinates, "tasks", 3, True, 1.0, 1.0, False, steps, list(plan.ops), plan.slots, False)
+    return torch.ops.pybilevel.linear_unroll(*data, *sizes)
