@@ -75,7 +75,9 @@ def fewshot(
     ] = DEFAULT.batch_norm,
     precision: Annotated[str, typer.Option(help="Of the encoder: float32 or bfloat16.")] = DEFAULT.precision,
     train_ways: Annotated[int | None, typer.Option(help="Classes a training episode [as --ways].")] = None,
+    train_queries: Annotated[int, typer.Option(help="Queries a class in training.")] = DEFAULT.train_queries,
     lr: Annotated[float, typer.Option(help="Outer (Adam) learning rate.")] = DEFAULT.lr,
+    clip: Annotated[float, typer.Option(help="Largest norm of the outer gradient.")] = DEFAULT.clip,
     validate_every: Annotated[
         int, typer.Option(help="Iterations from one validation to the next.")
     ] = DEFAULT.validate_every,

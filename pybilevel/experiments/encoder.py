@@ -42,7 +42,7 @@ class BatchNorm(nn.Module):
         mean, var = (self.running_mean, self.running_var) if track else (None, None)
         parts = [
             F.batch_norm(part, mean, var, self.weight, self.bias, True, track, EPS)
-            for part in _split(x, groups)
+            for part in x.split_with_sizes(list(groups))
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -83,8 +83,3 @@ class Encoder(nn.Module):
         """Set the running averages to the mean statistics over batches of images, for weights trained without."""
         for seen, images in enumerate(batches, start=1):
             self(images, [len(images)], track=1.0 / seen)
-
-
-def _split(x: Tensor, groups: Sequence[int]) -> Sequence[Tensor]:
-    ends = list(itertools.accumulate(groups))
-    return [x[end - size : end] for size, end in zip(groups, ends, strict=True)]

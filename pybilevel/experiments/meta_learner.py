@@ -35,7 +35,7 @@ class MetaLearner(nn.Module):
         *,
         steps: int,
         filters: int = 64,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.03,
         batch_norm: Normalisation = "episode",
         precision: Precision = "float32",
     ) -> None:

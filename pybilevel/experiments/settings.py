@@ -14,16 +14,21 @@ EMBEDDED_MINUTES = 1.25
 DATA_MINUTES = 18.0
 # What a resumed run may change without becoming another run.
 ADJUSTABLE = ("minutes", "episodes", "patience", "threads", "device", "test_episodes")
+POSITIVE = (
+    "ways shots queries steps inner_lr filters meta_batch train_ways train_queries lr clip minutes episodes "
+    "validate_every validation_episodes test_episodes threads"
+)
 
 
 @dataclass(frozen=True)
 class FewShotSettings:
-    """Everything that decides a few-shot run. Defaults are the paper's, except for time budgets.
+    """Everything that decides a few-shot run. Defaults are explained in docs/experiments.md.
 
     data: None for the embedded characters, "omniglot" to download, else a folder. minutes: time for training with
     its validations (None: 1.25 on the embedded characters, 18 on data; no limit where `episodes` is given).
-    train_ways: classes in training episodes (None: as many as tested). averaging: decay of the running average of the
-    weights that is validated and tested. patience: validations without improvement before stopping, 0 for never.
+    train_ways and train_queries: classes (None: as many as tested) and queries a class of training episodes. clip: the
+    largest norm of the outer gradient. averaging: decay of the running average of the weights that is validated and
+    tested. patience: validations without improvement before stopping, 0 for never.
     """
 
     data: str | None = None
@@ -31,14 +36,16 @@ class FewShotSettings:
     shots: int = 1
     queries: int = 15
     steps: int = 5
-    inner_lr: float = 0.1
+    inner_lr: float = 0.03
     filters: int = 64
     batch_norm: Normalisation = "episode"
     precision: Precision = "float32"
-    meta_batch: int = 4
+    meta_batch: int = 8
     train_ways: int | None = None
+    train_queries: int = 5
     lr: float = 1e-3
     lr_decay: float = 1e-5
+    clip: float = 1.0
     averaging: float = 0.998
     minutes: float | None = None
     episodes: int | None = None
@@ -51,26 +58,7 @@ class FewShotSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        positive = (
-            "ways",
-            "shots",
-            "queries",
-            "steps",
-            "filters",
-            "meta_batch",
-            "inner_lr",
-            "lr",
-            "validate_every",
-        )
-        for name in (
-            *positive,
-            "validation_episodes",
-            "test_episodes",
-            "train_ways",
-            "minutes",
-            "episodes",
-            "threads",
-        ):
+        for name in POSITIVE.split():
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} = {value} must be positive.")

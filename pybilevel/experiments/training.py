@@ -56,7 +56,7 @@ class Trainer:
         self.best = copy.deepcopy(self.learner)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=settings.lr)
         ways = settings.train_ways or settings.ways
-        shape = EpisodeShape(ways, settings.shots, settings.queries)
+        shape = EpisodeShape(ways, settings.shots, settings.train_queries)
         self._sampler = EpisodeSampler(train.classes, train.drawings, shape, settings.seed)
         self._train = train
         self._validation = validation
@@ -126,6 +126,7 @@ class Trainer:
         loss, logits = self.learner(batch)
         self.optimizer.zero_grad()
         loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip)
         self.optimizer.param_groups[0]["lr"] = settings.lr / (1 + settings.lr_decay * progress.iteration)
         self.optimizer.step()
         progress.iteration += 1
