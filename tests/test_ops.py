@@ -143,9 +143,9 @@ def test_dual_coordinates_refuse_what_they_cannot_hold():
 
 
 def test_a_plan_that_is_not_one_is_refused():
-    """A slot that is not there would be memory out of bounds; UNDO needs a step that has an inverse."""
+    """A slot or a step that is not there would be memory out of bounds; UNDO needs a step that has an inverse."""
     named = dict(zip(NAMES, arguments(Case()), strict=True))
-    wrong = [encode(code, 99) for code in (Code.SAVE, Code.LOAD)] + [encode(Code.UNDO, 1)]
+    wrong = [encode(code, 99) for code in (Code.SAVE, Code.LOAD, Code.ADVANCE)] + [encode(Code.UNDO, 1)]
     for plan in wrong:
         with pytest.raises((ValueError, IndexError)):
             linear_unroll(*(named | {"plan": [plan]}).values())

@@ -20,8 +20,9 @@ struct PlacedPlan {
   Index split = 0;  // ops before the first REVERSE
 };
 
-// `ops` is a valid plan with `slots` slots (core/plan_machine.hpp judges that).
-inline PlacedPlan place(const Op* ops, Index count, Index slots) {
+// `ops` is a valid plan for `steps` steps with `slots` slots (core/plan_machine.hpp judges that); here only what would
+// read or write out of bounds is refused.
+inline PlacedPlan place(const Op* ops, Index count, Index steps, Index slots) {
   PlacedPlan placed;
   placed.ops.reserve(count);
   placed.split = count;
@@ -39,6 +40,7 @@ inline PlacedPlan place(const Op* ops, Index count, Index slots) {
         break;
       case OpCode::kAdvance:
         step += operand;
+        if (operand < 0 || step >= steps) throw std::out_of_range("the plan advances beyond its last step.");
         break;
       case OpCode::kReverse:
         if (placed.split == count) placed.split = i;

@@ -130,7 +130,7 @@ class Batch {
     const Index steps = case_.steps;
     params.slots = case_.slots >= 0 ? case_.slots : steps > 1 ? steps - 1 : 0;
     const pb::Ops ops = case_.slots >= 0 ? pb::revolve(steps, case_.slots) : pb::store_all(steps);
-    plan_ = pb::place(ops.data(), static_cast<Index>(ops.size()), params.slots);
+    plan_ = pb::place(ops.data(), static_cast<Index>(ops.size()), params.steps, params.slots);
     params.plan = plan_.ops.data();
     params.plan_length = static_cast<Index>(plan_.ops.size());
     params.plan_split = plan_.split;
