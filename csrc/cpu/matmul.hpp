@@ -45,16 +45,18 @@ struct MixTile {
         for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
 #pragma GCC unroll 8
         for (int i = 0; i < P; ++i) {
-          const T coefficient = a.data[i * a.row + r * a.column];
+          const Pack<T> coefficient = broadcast(a.data[i * a.row + r * a.column]);
 #pragma GCC unroll 4
-          for (int j = 0; j < Q; ++j) sum[i][j] += coefficient * packs[j];
+          for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
         }
       }
     } else {
       for (Index r = 0; r < r_count; ++r, b_row += b.row) {
         for (int j = 0; j < Q; ++j) {
           const Pack<T> pack = j + 1 < Q ? load_pack(b_row + j * lanes) : load_part(b_row + j * lanes, part);
-          for (int i = 0; i < P; ++i) sum[i][j] += a.data[i * a.row + r * a.column] * pack;
+          for (int i = 0; i < P; ++i) {
+            sum[i][j] = multiply_add<T>(broadcast(a.data[i * a.row + r * a.column]), pack, sum[i][j]);
+          }
         }
       }
     }
@@ -111,11 +113,11 @@ struct DotsTile {
     for (; q + lanes <= q_count; q += lanes) {
       const Pack<T> x = load_pack(a + q);
 #pragma GCC unroll 8
-      for (int j = 0; j < R; ++j) sum[j] += x * load_pack(b[j] + q);
+      for (int j = 0; j < R; ++j) sum[j] = multiply_add<T>(x, load_pack(b[j] + q), sum[j]);
     }
     if (q < q_count) {
       const Pack<T> x = load_part(a + q, q_count - q);
-      for (int j = 0; j < R; ++j) sum[j] += x * load_part(b[j] + q, q_count - q);
+      for (int j = 0; j < R; ++j) sum[j] = multiply_add<T>(x, load_part(b[j] + q, q_count - q), sum[j]);
     }
     return sum_each<T>(sum);
   }

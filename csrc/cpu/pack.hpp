@@ -1,6 +1,10 @@
 // A SIMD pack: kLanes scalars of one register, with the elementary functions that the row losses need.
 #pragma once
 
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -80,6 +84,25 @@ inline Pack<T> sum_each(const Pack<T> (&x)[PackOf<T>::lanes]) {
   }
 }
 
+template <class T>
+inline Pack<T> broadcast(T x) {
+  return x - Pack<T>{};  // x + 0 is not x where x is -0
+}
+
+// a b + c, rounded once where the machine can. Nothing else is contracted (CMakeLists.txt says why).
+template <class T>
+inline Pack<T> multiply_add(Pack<T> a, Pack<T> b, Pack<T> c) {
+#ifdef __FMA__
+  if constexpr (sizeof(T) == 4) {
+    return _mm256_fmadd_ps(a, b, c);
+  } else {
+    return _mm256_fmadd_pd(a, b, c);
+  }
+#else
+  return a * b + c;
+#endif
+}
+
 // Sum of the lanes: a fixed tree.
 template <class T>
 inline T sum_lanes(Pack<T> x) {
@@ -120,16 +143,16 @@ template <class T>
 inline Pack<T> exp_pack(Pack<T> x) {
   using C = ExpConstants<T>;
   using Bits = typename PackOf<T>::bits;
-  const Pack<T> low = Pack<T>{} + C::low, high = Pack<T>{} + C::high;
+  const Pack<T> low = broadcast(C::low), high = broadcast(C::high), magic = broadcast(C::magic);
   const Pack<T> inside = x < low ? low : (x > high ? high : x);  // keeps NaN
-  const Pack<T> shifted = inside * T(1.4426950408889634) + C::magic;
-  const Pack<T> k = shifted - C::magic;
-  const Pack<T> r = (inside - k * C::ln2_head) - k * C::ln2_tail;
-  Pack<T> sum = Pack<T>{} + T(1.0 / factorial(C::degree));
+  const Pack<T> shifted = multiply_add<T>(inside, broadcast(T(1.4426950408889634)), magic);
+  const Pack<T> k = shifted - magic;
+  const Pack<T> high_part = multiply_add<T>(k, broadcast(-C::ln2_head), inside);
+  const Pack<T> r = multiply_add<T>(k, broadcast(-C::ln2_tail), high_part);
+  Pack<T> sum = broadcast(T(1.0 / factorial(C::degree)));
 #pragma GCC unroll 16
-  for (int i = C::degree - 1; i >= 0; --i) sum = sum * r + T(1.0 / factorial(i));
-  const Bits exponent = (std::bit_cast<Bits>(shifted) - std::bit_cast<Bits>(Pack<T>{} + C::magic) + C::bias)
-                        << C::mantissa;
+  for (int i = C::degree - 1; i >= 0; --i) sum = multiply_add<T>(sum, r, broadcast(T(1.0 / factorial(i))));
+  const Bits exponent = (std::bit_cast<Bits>(shifted) - std::bit_cast<Bits>(magic) + C::bias) << C::mantissa;
   const Pack<T> result = sum * std::bit_cast<Pack<T>>(exponent);
   return x < low ? Pack<T>{} : result;
 }
