@@ -1,8 +1,12 @@
 """What must not change a single bit: schedules, budgets, threads, regimes, repetition, poison."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, total
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from linear_cases import PAIRS, ROWS, Built, Case, any_case, assert_same_bits, forced, fused, total
 
 import pybilevel as pb
 
@@ -64,6 +68,18 @@ def test_threads_and_regimes(row, dtype):
         assert_same_bits(other, found[0])
 
 
+@settings(max_examples=100)
+@given(any_case(), st.integers(1, 7), st.sampled_from([pb.Revolve, pb.Periodic]), st.sampled_from(DTYPES))
+def test_sampled(drawn, number, schedule, dtype):
+    """Whatever the case: any schedule in one regime is StoreAll in the other."""
+    coordinates, case = drawn
+    case = replace(case, dtype=dtype, steps=9)
+    with forced(coordinates, "tasks"):
+        whole = fused(case, memory=pb.StoreAll())
+    with forced(coordinates, "rows"):
+        assert_same_bits(fused(case, memory=schedule(number)), whole)
+
+
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_batches_of_tasks(row):
     """A task's result does not depend on the tasks beside it."""
@@ -73,7 +89,7 @@ def test_batches_of_tasks(row):
         together = Built(case, leaves).fused()["loss"]
         for task in (0, 33, 69):
             one = {name: leaf.detach()[task : task + 1] for name, leaf in leaves.items()}
-            built = Built(Case(**{**case.__dict__, "tasks": (1,)}), one)
+            built = Built(replace(case, tasks=(1,)), one)
             if case.targets == "labels":
                 whole = Built(case, leaves)
                 built.problem.y, built.outer.y = (

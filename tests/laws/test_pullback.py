@@ -20,6 +20,7 @@ from linear_cases import (
     VARIANTS,
     Built,
     Case,
+    any_case,
     exact,
     forced,
     fused,
@@ -139,33 +140,6 @@ def test_cotangents(row, cotangent, of):
         )
     # as one vector: the sum of all columns does not depend on the data of a softmax, so that most of them are zero
     assert_matches(*(torch.cat([gradient.flatten() for gradient in each]) for each in (found, expected)))
-
-
-@st.composite
-def any_case(draw):
-    def pick(*values):
-        return draw(st.sampled_from(values))
-
-    pair = pick(*PAIRS)
-    objective = pick(*OBJECTIVES)
-    return pair[2], case_of(
-        pair,
-        tasks=pick((), (1,), (4,), (2, 2), (0,)),
-        n=pick(1, 2, 5, 8, 13, 70, 257),
-        m=pick(1, 3, 8, 11, 65, 257),
-        d=pick(1, 2, 7, 8, 11, 33),
-        c=pick(1, 2, 3, 5, 8, 11),
-        steps=pick(1, 2, 4, 6),
-        bias=pick(True, False),
-        reduction="mean" if objective == "ml" else pick("mean", "sum"),
-        forms=tuple(pick(*FORMS) for _ in range(3)),
-        l2=pick("number", "scalar", "task"),
-        weights=pick("none", "random", "zeros"),
-        w0=pick(True, False),
-        strides=pick(*STRIDES),
-        objective=objective,
-        seed=draw(st.integers(0, 99)),
-    )
 
 
 @settings(max_examples=400)
