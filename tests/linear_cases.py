@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 import pybilevel as pb
@@ -186,38 +185,6 @@ def _arranged(strides: str, leaf: Tensor) -> Callable[[tuple[int, ...]], Tensor]
         "expanded": lambda shape: leaf.expand(shape),
     }
     return ways["contiguous"] if leaf.ndim < 2 else ways[strides]
-
-
-@st.composite
-def any_case(draw: st.DrawFn) -> tuple[str, Case]:
-    """Coordinates, and a case of awkward sizes in them."""
-
-    def pick(*values):
-        return draw(st.sampled_from(values))
-
-    loss, targets, coordinates, optimizer, variant = pick(*PAIRS)
-    objective = pick(*OBJECTIVES)
-    return coordinates, Case(
-        loss,
-        targets,
-        optimizer,
-        variant,
-        tasks=pick((), (1,), (4,), (2, 2), (0,)),
-        n=pick(1, 2, 5, 8, 13, 70, 257),
-        m=pick(1, 3, 8, 11, 65, 257),
-        d=pick(1, 2, 7, 8, 11, 33),
-        c=pick(1, 2, 3, 5, 8, 11),
-        steps=pick(1, 2, 4, 6),
-        bias=pick(True, False),
-        reduction="mean" if objective == "ml" else pick("mean", "sum"),
-        forms=tuple(pick(*FORMS) for _ in range(3)),
-        l2=pick("number", "scalar", "task"),
-        weights=pick("none", "random", "zeros"),
-        w0=pick(True, False),
-        strides=pick(*STRIDES),
-        objective=objective,
-        seed=draw(st.integers(0, 99)),
-    )
 
 
 class Built:

@@ -1,20 +1,12 @@
 """The fused engine around its kernels: what it keeps, what it says, and what it refuses. tests/laws has the laws."""
 
-import gc
-import subprocess
-import sys
-import weakref
-
 import pytest
 import torch
 from linear_cases import Built, Case, exact, forced, fused
-from meter import Meter
 from tolerance import assert_matches
 
 import pybilevel as pb
-from pybilevel.engine.arguments import normalise
-from pybilevel.engine.layout import lay_out, one_way
-from pybilevel.ops import linear_unroll
+from pybilevel.engine.layout import one_way
 
 COORDINATES = ["primal", "dual"]
 
@@ -91,45 +83,7 @@ def test_inputs_changed_in_place_before_the_backward_are_noticed():
         w.sum().backward()
 
 
-# ------------------------------------------------------------------------------------------------ kept memory
-
-
-def trajectory_states(x, steps=40, **options):
-    """How many states the operator keeps, and the budget's terms."""
-    call = normalise(problem(x), steps=steps, optimizer=pb.SGD(0.1), **options)
-    layout = lay_out(call, None)
-    itinerary = layout.itinerary()
-    kept = linear_unroll(*layout.arguments(itinerary)).trajectory
-    assert kept.nbytes == (itinerary.slots + 1) * layout.state_bytes
-    return itinerary.slots + 1, layout
-
-
-@pytest.mark.parametrize("coordinates", COORDINATES)
-def test_a_budget_bounds_the_trajectory_whatever_the_steps(coordinates):
-    with forced(coordinates):
-        x = leaf(3, 6, 4)
-        _, layout = trajectory_states(x)
-        budget = layout.scratch_bytes() + 5 * layout.state_bytes
-        for steps in (5, 40, 400):
-            states, layout = trajectory_states(x, steps, memory=budget)
-            assert states == 5
-            assert states * layout.state_bytes + layout.scratch_bytes() <= budget
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2, 7])
-def test_store_all_keeps_as_many_states_as_steps(steps):
-    states, _ = trajectory_states(leaf(3, 6, 4), steps, memory=pb.StoreAll())
-    assert states == max(steps, 1)
-
-
-def test_nothing_is_kept_where_nothing_needs_gradients():
-    frozen, learned = torch.randn(3, 6, 4, dtype=torch.float64), leaf(3, 6, 4)
-    assert trajectory_states(frozen)[0] == 1
-    with torch.no_grad():
-        assert trajectory_states(learned)[0] == 1
-    with torch.inference_mode():
-        assert trajectory_states(learned)[0] == 1
-    assert trajectory_states(learned)[0] == 40
+# ------------------------------------------------------------------------------------------------ backward
 
 
 def test_no_grad_and_inference_mode_give_the_same_values():
@@ -139,74 +93,6 @@ def test_no_grad_and_inference_mode_give_the_same_values():
         with mode():
             found = unroll(problem(x))
         assert not found.requires_grad and torch.equal(found, expected)
-
-
-def test_the_meter_sees_checkpoints_save_memory():
-    x = torch.randn(1, 5, 4000, requires_grad=True)
-    peaks = {}
-    with forced("primal"):
-        state = trajectory_states(x, 1)[1].state_bytes
-        for steps in (30, 120):
-            for memory in (pb.StoreAll(), pb.Revolve(4), 14 * state):
-                with Meter() as meter:
-                    unroll(problem(x), steps=steps, momentum=0.0, memory=memory).sum().backward()
-                peaks[steps, str(memory)] = meter.peak / state
-                x.grad = None
-    for (steps, memory), peak in peaks.items():
-        if memory == "StoreAll()":
-            assert peak >= steps
-        else:  # and the results, gradients and inputs of one call
-            assert peak <= 5 + 12
-    assert peaks[30, "Revolve(checkpoints=4)"] == peaks[120, "Revolve(checkpoints=4)"]
-
-
-RESIDENT = """
-import resource, sys, torch, pybilevel as pb
-torch.set_num_threads(1)
-steps, budget = int(sys.argv[1]), sys.argv[2]
-x = torch.randn(5, 20_000, requires_grad=True)
-y = torch.arange(5)
-
-def run(steps, memory):
-    problem = pb.SoftmaxRegression(x, y, num_classes=50)
-    w = pb.unroll(problem, steps=steps, optimizer=pb.SGD(0.1), memory=memory, method=pb.Reverse(truncate=10**6))
-    w.square().sum().backward()
-
-run(2, "1GiB")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(steps, int(budget) if budget.isdigit() else budget)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-"""
-
-
-@pytest.mark.slow
-def test_resident_memory_stays_within_the_budget():
-    """States of 4 MB: 100 steps hold 400 MB, or what the budget allows (over a warm-up run with two states)."""
-
-    def growth(steps, budget):
-        command = [sys.executable, "-c", RESIDENT, str(steps), str(budget)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    budget = 60_000_000
-    assert growth(100, "1GiB") > 300e6
-    assert growth(100, budget) <= budget
-    assert growth(200, budget) <= budget
-
-
-def test_nothing_outlives_the_iteration():
-    x = leaf(3, 6, 4)
-    gc.disable()
-    try:
-        w = unroll(problem(x), memory=pb.Revolve(2))
-        node = weakref.ref(w)
-        w.sum().backward()
-        del w
-        assert node() is None
-    finally:
-        gc.enable()
-
-
-# ------------------------------------------------------------------------------------------------ backward
 
 
 @pytest.mark.parametrize("create", [lambda x: unroll(problem(x)), lambda x: objective(x).loss])

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from any_case import any_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_cases import PAIRS, ROWS, Built, Case, any_case, assert_same_bits, forced, fused, total
+from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, total
 
 import pybilevel as pb
 

@@ -6,6 +6,7 @@ The grid is the registry: a new row loss or optimizer is tested by being registe
 
 import pytest
 import torch
+from any_case import any_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_cases import (
@@ -20,7 +21,6 @@ from linear_cases import (
     VARIANTS,
     Built,
     Case,
-    any_case,
     exact,
     forced,
     fused,
