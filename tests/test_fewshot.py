@@ -33,6 +33,7 @@ from pybilevel.experiments.plain import plain_objective
 from pybilevel.experiments.ratio import fused_objective, measure_ratio
 from pybilevel.experiments.settings import FewShotSettings
 from pybilevel.experiments.training import Trainer
+from pybilevel.experiments.workers import Workers
 
 DATA = split(embedded_characters(alphabets=4, characters=10, drawings=8), sizes=(24, 8, 8))
 TINY: dict[str, Any] = {
@@ -207,6 +208,33 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path) -> None:
         assert second.progress.iteration == stop
         run(second)
         same(whole, second)
+
+
+def test_two_threads_resume_bitwise_and_agree_with_one() -> None:
+    one, two, again = (
+        trainer(meta_batch=3),
+        trainer(meta_batch=3, threads=2),
+        trainer(meta_batch=3, threads=2),
+    )
+    for each in (one, two):
+        run(each)
+    run(again, 5)
+    resumed = trainer(meta_batch=3, threads=2)
+    resumed.restore(again.checkpoint())
+    run(resumed)
+    same(two, resumed)
+    assert (one.workers.count, two.workers.count) == (1, 2)
+    losses = ([point["loss"] for point in each.progress.curve] for each in (one, two))
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_workers_do_not_change_an_evaluation() -> None:
+    learner, (table, _) = MetaLearner(steps=1, filters=4), tables()
+    results = [
+        evaluate(learner, table, EpisodeShape(3, 1, 2), episodes=20, seed=0, workers=Workers(count))
+        for count in (1, 3)
+    ]
+    assert results[0] == results[1]
 
 
 def test_seeds_decide() -> None:

@@ -59,6 +59,12 @@ class Episodes:
     query: Tensor
     query_y: Tensor
 
+    def chunks(self, count: int) -> list[Episodes]:
+        """The meta-batch cut into at most `count` parts of nearly equal numbers of episodes."""
+        tensors = (self.support, self.support_y, self.query, self.query_y)
+        parts = zip(*(tensor.tensor_split(min(count, len(tensor))) for tensor in tensors), strict=True)
+        return [Episodes(self.ways, *part) for part in parts]
+
 
 class EpisodeSampler:
     """Draws meta-batches of episodes: classes without replacement, then drawings without replacement.

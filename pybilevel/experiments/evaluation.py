@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pybilevel.data.episodes import EpisodeSampler, EpisodeShape, EpisodeTable
+from pybilevel.data.episodes import EpisodeIndices, EpisodeSampler, EpisodeShape, EpisodeTable
 from pybilevel.experiments.meta_learner import MetaLearner, Normalisation, correct
+from pybilevel.experiments.workers import Workers
 
 # Validation and test episodes are the same in every run with the same sizes: their seeds are not the run's.
 VALIDATION_SEED = 20_180
@@ -32,7 +33,6 @@ class Accuracy:
         return f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} %"
 
 
-@torch.no_grad()
 def evaluate(
     learner: MetaLearner,
     table: EpisodeTable,
@@ -41,20 +41,25 @@ def evaluate(
     episodes: int,
     seed: int,
     batch_norm: Normalisation | None = None,
+    workers: Workers | None = None,
 ) -> Accuracy:
     """Accuracy of a meta-learner over `episodes` episodes drawn from a table: mean and 1.96 standard errors.
 
-    The learner's train/eval mode is kept. One host synchronisation in all.
+    The learner's train/eval mode is kept. One host synchronisation in all; the
+    meta-batches go to the workers, whose number does not change the result.
     """
     sampler = EpisodeSampler(table.classes, table.drawings, shape, seed)
     was_training = learner.training
     learner.eval()
-    losses, accuracies = [], []
-    for start in range(0, episodes, BATCH):
-        batch = table.gather(sampler.indices(min(BATCH, episodes - start)))
+    indices = [sampler.indices(min(BATCH, episodes - start)) for start in range(0, episodes, BATCH)]
+
+    @torch.no_grad()
+    def work(rows: EpisodeIndices) -> tuple[Tensor, Tensor]:
+        batch = table.gather(rows)
         loss, logits = learner(batch, batch_norm)
-        losses.append(loss)
-        accuracies.append(correct(logits, batch.query_y))
+        return loss, correct(logits, batch.query_y)
+
+    losses, accuracies = zip(*(workers or Workers(1)).map(work, indices), strict=True)
     learner.train(was_training)
     return _summary(torch.cat(losses), torch.cat(accuracies))
 

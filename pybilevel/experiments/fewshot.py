@@ -105,7 +105,13 @@ def _test(trainer: Trainer, tables: dict[str, EpisodeTable], reason: str, folder
         names.append("running")
     tests = {
         name: evaluate(
-            learner, tables["test"], shape, episodes=settings.test_episodes, seed=TEST_SEED, batch_norm=name
+            learner,
+            tables["test"],
+            shape,
+            episodes=settings.test_episodes,
+            seed=TEST_SEED,
+            batch_norm=name,
+            workers=trainer.workers,
         )
         for name in names
     }

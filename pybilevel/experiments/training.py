@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pybilevel.data.cache import DataError
-from pybilevel.data.episodes import EpisodeSampler, EpisodeShape, EpisodeTable
+from pybilevel.data.episodes import Episodes, EpisodeSampler, EpisodeShape, EpisodeTable
 from pybilevel.experiments.checkpoint import Checkpoint, copy_into
 from pybilevel.experiments.evaluation import VALIDATION_SEED, Accuracy, evaluate
 from pybilevel.experiments.meta_learner import MetaLearner, correct
 from pybilevel.experiments.settings import FewShotSettings
+from pybilevel.experiments.workers import Workers
 
 # Loss and accuracy are read from the device once in so many iterations.
 WINDOW = 10
@@ -54,6 +55,7 @@ class Trainer:
         self.learner = new_learner(settings)
         self.average = copy.deepcopy(self.learner)
         self.best = copy.deepcopy(self.learner)
+        self.workers = Workers(_worker_count(settings))
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=settings.lr)
         ways = settings.train_ways or settings.ways
         shape = EpisodeShape(ways, settings.shots, settings.train_queries)
@@ -123,17 +125,26 @@ class Trainer:
     def _step(self) -> None:
         settings, progress = self.settings, self.progress
         batch = self._train.gather(self._sampler.indices(settings.meta_batch))
-        loss, logits = self.learner(batch)
-        self.optimizer.zero_grad()
-        loss.mean().backward()
+        parts = self.workers.map(self._gradients, batch.chunks(self.workers.count))
+        totals, *gradients = (sum(terms[1:], terms[0]) for terms in zip(*parts, strict=True))
+        for parameter, gradient in zip(self.learner.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip)
         self.optimizer.param_groups[0]["lr"] = settings.lr / (1 + settings.lr_decay * progress.iteration)
         self.optimizer.step()
         progress.iteration += 1
         self._follow()
-        self._window += torch.stack([loss.detach().mean(), correct(logits.detach(), batch.query_y).mean()])
+        self._window += totals
         if progress.iteration % WINDOW == 0:
             self._record()
+
+    def _gradients(self, part: Episodes) -> tuple[Tensor, ...]:
+        """The share of some episodes in the meta-batch's mean loss and accuracy [2], and in its gradients."""
+        loss, logits = self.learner(part)
+        share = loss.sum() / self.settings.meta_batch
+        right = correct(logits.detach(), part.query_y).sum() / self.settings.meta_batch
+        gradients = torch.autograd.grad(share, list(self.learner.parameters()))
+        return torch.stack([share.detach(), right]), *gradients
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -169,7 +180,9 @@ class Trainer:
         settings, progress = self.settings, self.progress
         shape = EpisodeShape(settings.ways, settings.shots, settings.queries)
         count = settings.validation_episodes
-        result = evaluate(self.average, self._validation, shape, episodes=count, seed=VALIDATION_SEED)
+        result = evaluate(
+            self.average, self._validation, shape, episodes=count, seed=VALIDATION_SEED, workers=self.workers
+        )
         progress.validations.append(
             {
                 "iteration": progress.iteration,
@@ -234,3 +247,10 @@ def new_learner(settings: FewShotSettings) -> MetaLearner:
         precision=settings.precision,
     )
     return learner.to(settings.device)
+
+
+def _worker_count(settings: FewShotSettings) -> int:
+    """A thread a core on the CPU where episodes are independent; one where they share statistics or a GPU."""
+    if settings.batch_norm != "episode" or torch.device(settings.device).type != "cpu":
+        return 1
+    return min(settings.meta_batch, settings.threads or torch.get_num_threads())
