@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pybilevel.experiments.display import columns
 from pybilevel.experiments.evaluation import Accuracy
 from pybilevel.experiments.meta_learner import Normalisation
 from pybilevel.experiments.ratio import Ratio
@@ -50,23 +51,21 @@ def closing_lines(settings: FewShotSettings, result: FewShotResult, seconds: flo
 
 
 def _next(settings: FewShotSettings, folder: Path) -> list[str]:
+    """Commands to try, each with its reason, in two columns."""
     data = "" if settings.data is None else f" --data {settings.data}"
-    minutes = 2 * settings.budget_seconds / 60
-    lines = [f"pybilevel fewshot{data} --ways 20 --shots 1          more classes an episode"]
+    tips = [(f"pybilevel fewshot{data} --ways 20", "more classes an episode")]
     if settings.shots == 1:
-        lines.append(f"pybilevel fewshot{data} --shots 5                    more examples a class")
-    lines.append(
-        f"pybilevel fewshot{data} --steps 16                   longer inner training: the unroll stays cheap"
-    )
+        tips.append((f"pybilevel fewshot{data} --shots 5", "more examples a class"))
+    tips.append((f"pybilevel fewshot{data} --steps 16", "longer inner training: the unroll stays cheap"))
     if settings.budget_seconds < float("inf"):
-        lines.append(
-            f"pybilevel fewshot --resume --out {folder} --minutes {minutes:g}   train on, to twice the time"
+        minutes = 2 * settings.budget_seconds / 60
+        tips.append(
+            (
+                f"pybilevel fewshot --resume --out {folder} --minutes {minutes:g}",
+                "train on, to twice the time",
+            )
         )
     if settings.data is None:
-        lines.append(
-            "pybilevel fewshot --data omniglot              the real data (downloads 14 MB; or --data DIR)"
-        )
-    lines.append(
-        "pybilevel hyperclean                           another job: find the wrong labels of a training set"
-    )
-    return lines
+        tips.append(("pybilevel fewshot --data omniglot", "the real data: downloads 14 MB; or --data DIR"))
+    tips.append(("pybilevel hyperclean", "another job: find the wrong labels of a training set"))
+    return columns(tips)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 LINE_EVERY = 10.0
+
+
+def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Two columns of text, the first as wide as its widest entry."""
+    width = max(len(left) for left, _ in rows)
+    return [f"{left:<{width}}   {right}" for left, right in rows]
 
 
 class Display:

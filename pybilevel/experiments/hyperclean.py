@@ -20,7 +20,7 @@ from torch import Tensor
 
 import pybilevel as pb
 from pybilevel.data.labelled import NoisyData, noisy_data
-from pybilevel.experiments.display import Display
+from pybilevel.experiments.display import Display, columns
 from pybilevel.experiments.record import versions, write_json
 
 L2 = 1e-4
@@ -189,24 +189,25 @@ def _accuracy(data: NoisyData, kept: Tensor, also: bool, steps: int, optimizer: 
 
 
 def _lines(settings: HyperCleanSettings, result: HyperCleanResult, folder: Path) -> list[str]:
+    """The result table and what to try next."""
     width = max(len(row.name) for row in result.rows)
     found = result.spotting
-    data = "" if settings.data is None else f" --data {settings.data}"
+    again = "pybilevel hyperclean" + ("" if settings.data is None else f" --data {settings.data}")
+    tips = [
+        (f"{again} --steps {5 * settings.steps} --memory 64MiB", "longer, within a memory budget"),
+        (f"{again} --noise 0.8", "more wrong labels"),
+    ]
+    if settings.data is None:
+        tips.append((f"{again} --data DIR", "MNIST's files in a folder"))
     return [
         "",
         f"{'trained on':<{width}}  examples  test accuracy",
-        *(f"{row.name:<{width}}  {row.examples:>8}  {100 * row.accuracy:>10.2f} %" for row in result.rows),
+        *(f"{row.name:<{width}}  {row.examples:>8}  {100 * row.accuracy:>11.2f} %" for row in result.rows),
         "",
         f"Wrong labels spotted: F1 {found.f1:.3f} (precision {found.precision:.3f}, recall {found.recall:.3f})",
         f"One hypergradient through {settings.steps} steps: {1e3 * result.seconds_per_iteration:.0f} ms.",
         f"Written: {folder / RESULT}",
         "",
         "Try next:",
-        f"  pybilevel hyperclean{data} --steps {5 * settings.steps} --memory 64MiB   longer, within a memory budget",
-        f"  pybilevel hyperclean{data} --noise 0.8                 more wrong labels",
-        *(
-            ()
-            if settings.data
-            else ("  pybilevel hyperclean --data DIR                  MNIST's files in a folder",)
-        ),
+        *(f"  {line}" for line in columns(tips)),
     ]
