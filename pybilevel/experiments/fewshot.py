@@ -46,6 +46,9 @@ def run_fewshot(settings: FewShotSettings, folder: Path, *, resume: bool = False
             f"Characters (x rotations): {splits.train.classes} to train, {splits.validation.classes} to validate, "
             f"{splits.test.classes} to test, all different."
         )
+        shape = EpisodeShape(settings.ways, settings.shots, settings.queries)
+        for name in ("validation", "test"):  # what does not fit is an error now, not after an hour
+            EpisodeSampler(tables[name].classes, tables[name].drawings, shape, 0)
         trainer = Trainer(settings, tables["train"], tables["validation"], splits.train.source)
         if resume:
             trainer.restore(load_checkpoint(folder))
