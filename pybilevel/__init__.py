@@ -5,7 +5,7 @@ from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.state import State
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError, DivergenceError
-from pybilevel.hypergradient import Forward, Implicit, Reverse, Spectral
+from pybilevel.methods import Forward, Implicit, Reverse, Spectral
 from pybilevel.objectives import (
     Hypergradient,
     MetaObjective,

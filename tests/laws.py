@@ -6,7 +6,7 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine import oracle
 from pybilevel.engine.unroll import unroll
-from pybilevel.hypergradient import Reverse
+from pybilevel.methods import Reverse
 from pybilevel.optimizers import SGD
 
 STEPS = 7

@@ -20,7 +20,7 @@ NATIVE = ROOT / "csrc"
 # ---------------------------------------------------------------------------------------------------- Python
 
 _VALUES = {"_C", "errors", "checks", "schedules", "optimizers"}
-_VOCABULARY = _VALUES | {"problems", "hypergradient"}
+_VOCABULARY = _VALUES | {"problems", "methods"}
 _BELOW_FACE = _VOCABULARY | {"ops", "engine", "objectives"}
 
 PYTHON_ARROWS: dict[str, set[str]] = {
@@ -31,7 +31,7 @@ PYTHON_ARROWS: dict[str, set[str]] = {
     "schedules": {"_C", "errors", "checks"},
     "optimizers": {"_C", "errors", "checks", "schedules"},
     "problems": _VALUES,
-    "hypergradient": _VALUES | {"problems"},
+    "methods": _VALUES | {"problems"},
     # the floors proper
     "ops": _VOCABULARY,
     "engine": _VOCABULARY | {"ops"},

@@ -14,7 +14,7 @@ from pybilevel import explain
 from pybilevel.engine import oracle
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import DivergenceError
-from pybilevel.hypergradient import Reverse
+from pybilevel.methods import Reverse
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LeastSquares, SoftmaxRegression
 from pybilevel.schedules import Periodic, Revolve, StoreAll

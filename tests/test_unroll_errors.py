@@ -7,7 +7,7 @@ from pybilevel import explain
 from pybilevel.engine import fused
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
-from pybilevel.hypergradient import Forward, Implicit, Reverse, Spectral
+from pybilevel.methods import Forward, Implicit, Reverse, Spectral
 from pybilevel.optimizers import SGD
 from pybilevel.problems import SoftmaxRegression
 from pybilevel.schedules import Periodic, Revolve, StoreAll

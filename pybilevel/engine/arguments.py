@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from pybilevel.checks import LOW_PRECISION, check_floating
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.hypergradient import Method, Reverse
+from pybilevel.methods import Method, Reverse
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 from pybilevel.problems import LinearProblem

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.state import State
-from pybilevel.hypergradient import Method
+from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import Schedule

@@ -10,7 +10,7 @@ from pybilevel.engine.layout import Layout, lay_out
 from pybilevel.engine.memory import schedule_for
 from pybilevel.engine.state import State
 from pybilevel.errors import DivergenceError
-from pybilevel.hypergradient import Reverse
+from pybilevel.methods import Reverse
 from pybilevel.ops import LinearResults, linear_unroll
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem

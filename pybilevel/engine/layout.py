@@ -19,7 +19,7 @@ from pybilevel.engine.select import (
     choose_regime,
     dual_rounds_well,
 )
-from pybilevel.hypergradient import Reverse
+from pybilevel.methods import Reverse
 from pybilevel.ops import linear_scratch_bytes, state_size
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from pybilevel.engine.call import Call
-from pybilevel.hypergradient import Reverse
+from pybilevel.methods import Reverse
 from pybilevel.schedules import Plan, Schedule, StoreAll, Truncated, plan_bytes, within
 
 SMALL_BYTES = 64 << 20

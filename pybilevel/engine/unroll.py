@@ -8,7 +8,7 @@ from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError
-from pybilevel.hypergradient import Method, Reverse
+from pybilevel.methods import Method, Reverse
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
 
