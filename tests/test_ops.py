@@ -149,3 +149,43 @@ def test_a_plan_that_is_not_one_is_refused():
     for plan in wrong:
         with pytest.raises((ValueError, IndexError)):
             linear_unroll(*(named | {"plan": [plan]}).values())
+
+
+@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("label", [-100, 4, 10**9])
+def test_a_label_out_of_range_gives_nan_and_touches_nothing_else(coordinates, label):
+    """Labels are checked where that costs nothing; where they were not, the row must not write elsewhere."""
+    args = list(arguments(Case(targets="labels"), coordinates))
+    y = args[NAMES.index("y")].clone()
+    y[1, 2] = label
+    args[NAMES.index("y")] = y
+    found, sound = linear_unroll(*args), linear_unroll(*arguments(Case(targets="labels"), coordinates))
+    assert found.w[1].isnan().any() and found.status[1] == 1
+    assert torch.equal(found.w[0], sound.w[0]) and torch.equal(found.w[2], sound.w[2])
+
+
+def test_nan_features_make_the_first_iterate_bad_in_every_coordinates():
+    for coordinates in ("primal", "dual"):
+        args = list(arguments(Case(), coordinates))
+        x = args[NAMES.index("x")].clone()
+        x[0, 0, 0] = float("nan")
+        args[NAMES.index("x")] = x
+        assert linear_unroll(*args).status.tolist() == [1, -1, -1]
+
+
+@pytest.mark.parametrize("name", ["w_bar", "outer_bar", "logits_bar", "w", "logits", "trajectory"])
+def test_the_backward_operator_checks_shapes(name):
+    args = arguments(Case(objective="ml"))
+    out = linear_unroll(*args)
+    given = {
+        "w_bar": torch.ones_like(out.w),
+        "velocity_bar": None,
+        "outer_bar": torch.ones_like(out.outer),
+        "logits_bar": torch.ones_like(out.logits),
+        "w": out.w,
+        "logits": out.logits,
+        "trajectory": out.trajectory,
+    }
+    given[name] = given[name][..., :1] if given[name].ndim > 1 else given[name][:1]
+    with pytest.raises(ValueError, match=rf"{name} must be"):
+        torch.ops.pybilevel.linear_unroll_backward(*given.values(), [True] * 12, *args)

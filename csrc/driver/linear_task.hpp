@@ -66,8 +66,10 @@ class LinearTask {
       problem_.start(team, unroll_.point(), unroll_.velocity());
       bad = int(params_.steps);
       for (Index t = 0; t < params_.steps; ++t) {
-        if (bad == params_.steps && !finite(team, problem_.decode(team, unroll_.point(), head_)))
-          bad = int(t);
+        // w_0 is read, not decoded: dual coordinates would multiply it by the features
+        if (t == 0) problem_.head().read(team, params_.w0.matrix(task), head_);
+        const T* const now = t == 0 ? head_ : problem_.decode(team, unroll_.point(), head_);
+        if (bad == params_.steps && !finite(team, now)) bad = int(t);
         unroll_.step(team, problem_, optimizer, t);
       }
       problem_.decode(team, unroll_.point(), head_);

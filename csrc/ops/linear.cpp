@@ -75,11 +75,21 @@ Forward forward(const LinearInputs& in) {
   return {w, velocity, loss, logits, trajectory, status};
 }
 
+void check_results(const LinearInputs& in, const Tensor& w, const Tensor& logits) {
+  const Index queries = in.query_x ? in.query_x->size(1) : 0;
+  detail::check_like("w", w, in.x, {in.x.size(0), in.x.size(2) + in.bias, in.classes});
+  detail::check_like("logits", logits, in.x, {in.x.size(0), queries, in.classes});
+}
+
 template <class T>
 void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w, const Tensor& logits,
               Tensor& trajectory, LinearGradients& grads) {
-  if (in.x.size(0) == 0) return;
   LinearCall<T> call(in);
+  detail::check_like("trajectory", trajectory, in.x, {in.x.size(0), in.slots + 1, state_size(call, in.x)});
+  TORCH_CHECK_VALUE(trajectory.is_contiguous(), "pybilevel: trajectory must be contiguous");
+  bars.check(in);
+  check_results(in, w, logits);
+  if (in.x.size(0) == 0) return;
   LinearParams<T>& p = call.params;
   p.trajectory = trajectory.template data_ptr<T>();
   p.w_final = rows_of<const T>(call.keep(w));

@@ -67,6 +67,8 @@ struct LinearInputs {
 
 struct LinearCotangents {
   const std::optional<at::Tensor>&w, &velocity, &loss, &logits;
+
+  void check(const LinearInputs& in) const;
 };
 
 namespace detail {
@@ -123,6 +125,14 @@ inline void LinearInputs::check() const {
 // What a present tensor without elements points to, since null means absent; never read or written.
 template <class T>
 inline T nowhere{};
+
+inline void LinearCotangents::check(const LinearInputs& in) const {
+  const Index tasks = in.x.size(0), rows = in.x.size(2) + in.bias;
+  detail::check_like("w_bar", w, in.x, {tasks, rows, in.classes});
+  detail::check_like("velocity_bar", velocity, in.x, {tasks, in.momentum ? rows : 0, in.classes});
+  detail::check_like("outer_bar", loss, in.x, {in.query_x ? tasks : 0});
+  detail::check_like("logits_bar", logits, in.x, {tasks, in.query_x ? in.query_x->size(1) : 0, in.classes});
+}
 
 // [B, rows, columns] with contiguous columns, or [B, rows] with a stride, as kernels see it.
 template <class T>

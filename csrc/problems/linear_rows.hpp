@@ -6,6 +6,8 @@
 // All buffers are class-major [c, rows], rows padded to whole lanes; padding has weight 0.
 #pragma once
 
+#include <limits>
+
 #include "core/arena.hpp"
 #include "losses/rows.hpp"
 #include "problems/linear_params.hpp"
@@ -126,7 +128,12 @@ class LinearRows {
     team.for_each(stride, [=](Index i) {
       T total = 0;
       if (i < rows && labels) {
-        targets[labels[i] * stride + i] = total = 1;
+        const Index label = labels[i];
+        if (label >= 0 && label < classes) {
+          targets[label * stride + i] = total = 1;
+        } else {  // checked before where that costs nothing; here it must not write elsewhere, nor pass in silence
+          targets[i] = total = std::numeric_limits<T>::quiet_NaN();
+        }
       } else if (i < rows) {
         for (Index k = 0; k < classes; ++k) total += targets[k * stride + i] = dense[i][k];
       }

@@ -144,12 +144,13 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
 
 
 def _only_primal(call: Call, problem: LinearProblem, size: LinearSize) -> str | None:
+    assert isinstance(call.optimizer, SGD)
     if call.state is not None and call.state.buffers[0]:
         return "an initial velocity need not lie in the span of the data"
     if isinstance(call.method, Reverse) and call.method.truncate is not None:
         return "truncation cuts the graph at a primal point"
-    if not dual_rounds_well(size, problem.loss, problem.dtype):
-        return "dual coordinates would round worse (squared loss, float32, many steps, n > d/2)"
+    if not dual_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
+        return "dual coordinates would round worse (float32, many steps, n > d/2)"
     return None
 
 

@@ -21,9 +21,9 @@ costs about 5 us, which is what one core needs for this many multiply-adds)."""
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
 
-
-LONG = 64
-"""Steps up to which float32 dual coordinates round well even where n > d/2; see `dual_rounds_well`."""
+LONG, LONG_MOMENTUM = 32, 8
+"""Steps up to which float32 dual coordinates round well even where n > d/2, without and with momentum; see
+`dual_rounds_well`."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,17 @@ def choose_coordinates(size: LinearSize) -> Coordinates:
     return "dual" if size.loop_flops("dual") < size.loop_flops("primal") else "primal"
 
 
-def dual_rounds_well(size: LinearSize, loss: str, dtype: torch.dtype) -> bool:
+def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bool:
     """Whether dual coordinates are as exact as primal ones, whatever they cost.
 
-    With n > d/2 the Gram matrix is singular or nearly so, and under the squared loss A then grows with T along
-    directions that X^T A cancels. Measured in float32, hypergradients of x on Gaussian features, dual against primal:
-    n = 100, d = 64: 6e-7 and 2e-7 (T = 16), 2e-6 and 3e-7 (T = 64); n = 300, d = 256, T = 256: 6e-6 and 5e-7;
-    n = 128, d = 256, T = 256: 9e-7 and 6e-7. Cross entropy saturates instead: 8e-7 and 5e-7 at n = 300, T = 256.
+    With n > d/2 the Gram matrix is singular or nearly so, and A then grows with T, and with 1 / (1 - momentum), along
+    directions that X^T A cancels. Measured in float32, relative errors of hypergradients on Gaussian features, dual
+    against primal: squared loss, n = 100, d = 64: 6e-7 and 2e-7 (T = 16), 2e-6 and 3e-7 (T = 64); n = 300, d = 256,
+    T = 256: 6e-6 and 5e-7; n = 128, d = 256, T = 256: 9e-7 and 6e-7; cross entropy with momentum 0.9, n = 100, d = 64,
+    T = 64: 2.3e-5 and 5e-6.
     """
-    return dtype == torch.float64 or loss != "squared" or size.steps <= LONG or 2 * size.n <= size.d
+    long = LONG_MOMENTUM if momentum else LONG
+    return dtype == torch.float64 or size.steps <= long or 2 * size.n <= size.d
 
 
 def choose_regime(size: LinearSize, coordinates: Coordinates) -> Regime:

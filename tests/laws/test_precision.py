@@ -59,3 +59,12 @@ def test_half_is_computed_in_float32(dtype):
     same, same_bar = run(x.detach().float().requires_grad_())
     assert w.dtype == torch.float32 and x_bar.dtype == dtype
     assert torch.equal(w, same) and torch.equal(x_bar, same_bar.to(dtype))
+
+
+@pytest.mark.parametrize("variant", ["plain", "momentum"])
+@pytest.mark.parametrize("n", [20, 40, 60])
+def test_the_chosen_coordinates_are_precise_where_the_gram_matrix_is_nearly_singular(n, variant):
+    """d/2 < n < 2 d, short and long: nothing forced, so this is what a caller gets."""
+    for steps in (8, 60):
+        case = Case("softmax", "soft", "sgd", variant, n=n, m=11, d=32, c=5, steps=steps, dtype=torch.float32)
+        assert_precise(case, None)
