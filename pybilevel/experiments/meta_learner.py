@@ -16,10 +16,10 @@ from pybilevel.experiments.encoder import MOMENTUM, Encoder
 Normalisation = Literal["episode", "batch", "running"]
 Precision = Literal["float32", "bfloat16"]
 
-# The largest step for d features is 12 / d. The inner descent is stable below 2 over its curvature, which is at most half the
-# largest eigenvalue of F F^T / n for n rows of features F. Normalised and rectified features have squares of 0.5 d and mutual
-# products of 0.16 d, hence 2 / (0.5 * 0.23 d) = 17 / d for n = 5. Left to itself the learned step grows across that
-# edge, where accuracy is lost; see docs/experiments.md.
+# The largest step for d features is 12 / d. The inner descent is stable below 2 over its curvature, which
+# is at most half the largest eigenvalue of F F^T / n for n rows of features F. Normalised and rectified
+# features have squares of 0.5 d and mutual products of 0.16 d, hence 2 / (0.5 * 0.23 d) = 17 / d for n = 5.
+# Left to itself the learned step grows across that edge, where accuracy is lost; see docs/experiments.md.
 STEP_LIMIT = 12.0
 
 
