@@ -15,7 +15,7 @@ from pybilevel.objectives import (
     ml_objective,
 )
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from pybilevel.problems import MLP, LeastSquares, SoftmaxRegression
+from pybilevel.problems import MLP, LeastSquares, ModuleLoss, SoftmaxRegression
 from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "Implicit",
     "LeastSquares",
     "MetaObjective",
+    "ModuleLoss",
     "Optimizer",
     "Periodic",
     "Plan",

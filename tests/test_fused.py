@@ -36,20 +36,6 @@ def test_labels_of_any_integer_dtype_and_stride(dtype):
     assert torch.equal(unroll(pb.SoftmaxRegression(x, strided, num_classes=3)), expected)
 
 
-def test_only_what_needs_gradients_gets_them():
-    """A gradient that nobody asked for is not computed; the others do not depend on it."""
-    case = Case(objective="ml", variant="nesterov-decay")
-    expected = fused(case).gradients
-    for name in expected:
-        leaves = {k: v.detach().requires_grad_(k == name) for k, v in case.inputs().items()}
-        values = Built(case, leaves).fused()
-        found = torch.autograd.grad(
-            sum((v * torch.randn_like(v)).sum() for v in values.values()), leaves[name]
-        )
-        assert found[0].shape == expected[name].shape and found[0].isfinite().all()
-        assert all(leaf.grad is None for leaf in leaves.values())
-
-
 @pytest.mark.parametrize("coordinates", COORDINATES)
 def test_each_gradient_alone_is_bitwise_the_same(coordinates):
     case = Case(objective="ho", variant="nesterov-decay")

@@ -33,9 +33,25 @@ def test_cleaning_finds_wrong_labels_and_helps(tmp_path: Path, capsys: pytest.Ca
 
 def test_memory_does_not_change_results(tmp_path: Path) -> None:
     few = {"steps": 40, "iterations": 3}
+    budget = budget_that_recomputes(few["steps"])
     free = run_hyperclean(HyperCleanSettings(**few), tmp_path / "a")
-    tight = run_hyperclean(HyperCleanSettings(**few, memory="1MiB"), tmp_path / "b")
+    tight = run_hyperclean(HyperCleanSettings(**few, memory=f"{budget} B"), tmp_path / "b")
     assert [point["loss"] for point in free.curve] == [point["loss"] for point in tight.curve]
+
+
+def budget_that_recomputes(steps: int) -> int:
+    """Bytes that hold three checkpoints of the run's inner problem, and no more."""
+    data = noisy_data(None, noise=0.5, seed=0)
+    logits = torch.zeros(len(data.train_y), requires_grad=True)
+    inner = pb.SoftmaxRegression(
+        data.train_x, data.train_y, num_classes=data.classes, weights=logits.sigmoid(), l2=1e-4
+    )
+    outer = pb.SoftmaxRegression(data.validation_x, data.validation_y, num_classes=data.classes)
+    options = {"steps": steps, "optimizer": pb.SGD(0.1, momentum=0.9)}
+    budget = pb.explain(pb.ho_objective, inner, outer, memory=pb.Revolve(3), **options).peak_memory
+    bought = pb.explain(pb.ho_objective, inner, outer, memory=budget, **options)
+    assert bought.slots == 3 and bought.recomputation > 1.5
+    return budget
 
 
 def test_spotting_counts() -> None:

@@ -141,24 +141,41 @@ ML_ERRORS = {
         r"query must be \[\*B, m, d\] with the tasks of support \[2, 6, 4\]",
     ),
     "query tasks": ({"query": Q[:1]}, ValueError, r"with the tasks of support \[2, 6, 4\], got \[1, 5, 4\]"),
-    "query features": ({"query": Q[..., :3]}, ValueError, r"features, classes, bias and tasks must agree"),
+    "query features": ({"query": Q[..., :3]}, ValueError, r"query has 3 features but support has 4"),
+    "no query": (
+        {"query": Q[:, :0], "query_y": V[:, :0]},
+        ValueError,
+        r"query must be \[\*B, examples, features\] with at least one of each, got \[2, 0, 4\]",
+    ),
+    "no support": (
+        {"support": X[:, :0], "support_y": Y[:, :0]},
+        ValueError,
+        r"support must be .* at least one of each, got \[2, 0, 4\]",
+    ),
+    "no tensor": ({"query": [1.0]}, TypeError, "query must be a tensor, got list"),
+    "no labels": ({"query_y": [1]}, TypeError, "query_y must be a tensor, got list"),
+    "integer features": ({"support": X.long()}, TypeError, "support must be floating point"),
     "query dtype": (
         {"query": Q.float()},
         TypeError,
-        r"outer.x is torch.float32 but inner.x is torch.float64",
+        r"query is torch.float32 but support is torch.float64",
     ),
     "support labels": (
         {"support_y": Y[:, :3]},
         ValueError,
-        r"integer y must be \[\*B, n\] = \[2, 6\], got \[2, 3\]",
+        r"support_y must be classes \[2, 6\] or targets \[2, 6, 'c'\], got \[2, 3\]",
     ),
     "query labels": (
         {"query_y": V[:, :3]},
         ValueError,
-        r"integer y must be \[\*B, n\] = \[2, 5\], got \[2, 3\]",
+        r"query_y must be classes \[2, 5\] or targets \[2, 5, 'c'\], got \[2, 3\]",
     ),
     "label range": ({"num_classes": 2}, ValueError, r"y holds the label 2, outside \[0, 2\)"),
-    "weights": ({"weights": torch.ones(2, 5).double()}, ValueError, r"weights must be \[\*B, n\] = \[2, 6\]"),
+    "weights": (
+        {"weights": torch.ones(2, 5).double()},
+        ValueError,
+        r"weights must be \[2, 6\], one an example of support, got \[2, 5\]",
+    ),
     "negative weights": (
         {"weights": -torch.ones(2, 6).double()},
         ValueError,
@@ -167,7 +184,7 @@ ML_ERRORS = {
     "query weights": (
         {"query_weights": torch.ones(2, 6).double()},
         ValueError,
-        r"weights must be .* \[2, 5\]",
+        r"query_weights must be \[2, 5\], one an example of query",
     ),
     "l2": ({"l2": -0.1}, ValueError, "l2 must be finite and >= 0, got -0.1"),
     "l2 shape": (

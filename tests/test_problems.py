@@ -154,7 +154,7 @@ X, Y = torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.long)
         ),
         (lambda: SoftmaxRegression(X, torch.rand(2, 4, 3)), ValueError, r"y must be \[\*B, n, c\]"),
         (lambda: SoftmaxRegression(X, torch.rand(2, 5, 0)), ValueError, "c >= 1 columns"),
-        (lambda: SoftmaxRegression(X, torch.rand(2, 5, 3), num_classes=2), ValueError, "have 3 columns"),
+        (lambda: SoftmaxRegression(X, torch.rand(2, 5, 3), num_classes=2), ValueError, "y has 3 columns"),
         (lambda: SoftmaxRegression(X, Y.to("meta")), ValueError, "y is on meta but x is on cpu"),
         (
             lambda: SoftmaxRegression(X, Y, weights=torch.ones(5)),

@@ -1,19 +1,19 @@
 """Which way a call would go, why, and what it would cost, without running it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
 from pybilevel.engine.arguments import normalise
-from pybilevel.engine.explain import describe_generic, explain_call
+from pybilevel.engine.explain import explain_call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.fused import describe_layout
 from pybilevel.engine.layout import lay_out
 from pybilevel.engine.unroll import unroll
-from pybilevel.errors import BackendError
-from pybilevel.objectives.hyperopt import ho_objective
+from pybilevel.objectives.hyperopt import check_levels, ho_objective
 from pybilevel.objectives.meta import ml_objective, problem_pair
-from pybilevel.objectives.outer import fused_reasons
+from pybilevel.objectives.outer import pair_up
 from pybilevel.problems import LinearProblem
 
 
@@ -51,24 +51,22 @@ def _explain_meta(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
 
 
 def _explain_hyperopt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
-    bound = signature(ho_objective).bind(*args, **kwargs).arguments
-    inner, outer = bound.pop("inner"), bound.pop("outer")
-    options = {**bound, **bound.pop("options", {})}
+    given = signature(ho_objective).bind(*args, **kwargs).arguments
+    options: dict[str, Any] = given.pop("options", {})
+    inner, outer = given.pop("inner"), given.pop("outer")
+    check_levels(inner, outer, given.get("hparams"), options)
     if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
-        options.pop("hparams", None)
-        return _explain_pair(inner, outer, options.pop("w0", None), options)
-    return explain_call(normalise(inner, **options))
+        given.pop("hparams", None)
+        return _explain_pair(inner, outer, given.pop("w0", None), {**given, **options})
+    return explain_call(normalise(inner, **given, **options))
 
 
 def _explain_pair(
     inner: LinearProblem, outer: LinearProblem, w0: Any, options: dict[str, Any]
 ) -> Explanation:
-    call = normalise(inner, w0, **options)
-    reasons = fused_reasons(call, outer)
-    if call.backend == "fused" and reasons:
-        raise BackendError("fused", reasons)
-    if call.backend == "generic":
-        return describe_generic(call, ('backend="generic" was asked for',))
-    if reasons:
-        return explain_call(call)
-    return describe_layout(lay_out(call, outer.promoted()))
+    pair = pair_up(inner, outer, w0, **options)
+    if pair.fused:
+        return describe_layout(lay_out(pair.call, pair.outer))
+    # two operators: the inner run may still be fused, and the reasons are why the outer one is not in it
+    explained = explain_call(pair.call)
+    return replace(explained, reasons=explained.reasons or tuple(pair.reasons))

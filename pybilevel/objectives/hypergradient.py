@@ -1,6 +1,6 @@
 """Value and hypergradient of a bilevel problem in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,17 +37,21 @@ def hypergradient(
 
     Args:
         inner, outer, w0, hparams, steps, optimizer, options: as in `pb.ho_objective`.
-        wrt: a pytree of tensors that require gradients, to differentiate in. None: `hparams` (which need not require
-            them), or for a fused problem all its tensors that do, by name.
+        wrt: what to differentiate in, a pytree whose floating tensors all require gradients (before inner, outer and
+            optimizer are built from them). None: `hparams`, or for a fused problem those of its own tensors (x, y,
+            weights, l2, by name) that require gradients; what only outer, w0 or optimizer holds must be in wrt.
         verify: compare two methods. Not in this version.
 
     Returns:
-        (value, grads): grads like `wrt`; zeros where the value does not depend on a tensor, never None.
+        (value, grads): value as `pb.ho_objective` returns it, detached. grads like `wrt`, of every path from a tensor
+        to the value, by w_T or by outer itself; zeros where there is none; None for leaves of wrt that are not
+        floating tensors.
 
     Cost: as `pb.ho_objective`, forward and backward.
 
     Raises:
-        as `pb.ho_objective`; ValueError where there is nothing to differentiate in.
+        as `pb.ho_objective`; ValueError where there is nothing to differentiate in, or a floating tensor of wrt (or
+        hparams) does not require a gradient; NotImplementedError for verify=True.
 
     Source: Franceschi et al., ICML 2018, section 2.
     """
@@ -55,41 +59,50 @@ def hypergradient(
         raise NotImplementedError(
             "verify=True compares two methods, and this version has one: leave it False"
         )
-    if wrt is None and hparams is not None:
-        hparams = wrt = pytree.tree_map(_own_leaf, hparams)
-    elif wrt is None:
-        wrt = _problem_tensors(inner)
+    if wrt is None:
+        name, wrt = _default(inner, hparams)
+    else:
+        name = "wrt"
     leaves, spec = pytree.tree_flatten(wrt)
-    wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    _check_wanted(wanted)
+    wanted = [leaf for leaf in leaves if _is_floating(leaf)]
+    _check_wanted(name, wrt)
     with torch.enable_grad():
         value = ho_objective(inner, outer, w0, hparams, steps=steps, optimizer=optimizer, **options)
-        found = iter(torch.autograd.grad(value.sum(), wanted, materialize_grads=True, allow_unused=True))
-    floating = [isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves]
-    grads = [next(found) if is_wanted else None for is_wanted in floating]
+        found = iter(_gradients(value.sum(), wanted))
+    grads = [next(found) if _is_floating(leaf) else None for leaf in leaves]
     return Hypergradient(value.detach(), pytree.tree_unflatten(grads, spec))
 
 
-def _own_leaf(value: Any) -> Any:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.requires_grad:
-        return value
-    return value.detach().requires_grad_()
-
-
-def _problem_tensors(inner: Any) -> dict[str, Tensor]:
+def _default(inner: Any, hparams: Any) -> tuple[str, Any]:
+    """What to differentiate in where wrt is None, after the name of the argument that it comes from."""
+    if hparams is not None:
+        return "hparams", hparams
     if not isinstance(inner, LinearProblem):
         raise ValueError("wrt is None and so is hparams: pass the tensors to differentiate in as wrt")
-    return {name: tensor for name, tensor in inner.tensors().items() if tensor.requires_grad}
+    return "inner", {name: tensor for name, tensor in inner.tensors().items() if tensor.requires_grad}
 
 
-def _check_wanted(wanted: list[Tensor]) -> None:
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _check_wanted(name: str, tree: Any) -> None:
+    wanted = [(path, leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0] if _is_floating(leaf)]
     if not wanted:
         raise ValueError(
-            "there is nothing to differentiate in: call requires_grad_() on a tensor, or pass wrt"
+            f"there is nothing to differentiate in: {name} holds no floating tensor that requires a gradient. Call "
+            "requires_grad_() on a tensor, or pass wrt, a tensor or a container of tensors"
         )
-    for i, tensor in enumerate(wanted):
-        if not tensor.requires_grad:
+    for path, leaf in wanted:
+        if not leaf.requires_grad:
             raise ValueError(
-                f"leaf {i} of wrt, of shape {list(tensor.shape)}, does not require a gradient: call requires_grad_() "
-                "on it before inner and optimizer are built from it"
+                f"{name}{pytree.keystr(path)}, of shape {list(leaf.shape)}, does not require a gradient: call "
+                "requires_grad_() on it before inner, outer and optimizer are built from it, or pass as wrt only "
+                "the tensors to differentiate in"
             )
+
+
+def _gradients(value: Tensor, wanted: list[Tensor]) -> Sequence[Tensor]:
+    if not value.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in wanted]
+    return torch.autograd.grad(value, wanted, materialize_grads=True, allow_unused=True)

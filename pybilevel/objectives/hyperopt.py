@@ -1,6 +1,6 @@
 """The hyperparameter-optimization (HO) objective: train on the inner problem, and take the validation error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -45,18 +45,20 @@ def ho_objective(
 
     Source: Franceschi et al., ICML 2018, sections 2 and 3.1.
     """
+    check_levels(inner, outer, hparams, options)
+    if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
+        return evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, **options).loss
+    return outer(unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, **options))
+
+
+def check_levels(inner: Any, outer: Any, hparams: Any, options: Mapping[str, Any]) -> None:
+    """Raise for what `ho_objective` does not take and `unroll` does not look at."""
     for name in ("return_state", "callback"):
         if options.get(name):
             raise ValueError(f"{name} is not for ho_objective: call pb.unroll, then outer")
-    if isinstance(outer, LinearProblem):
-        if isinstance(inner, LinearProblem):
-            if hparams is not None:
-                raise ValueError(
-                    "hparams is given but a fused problem holds its own tensors: leave hparams None"
-                )
-            return evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, **options).loss
-    elif not callable(outer):
+    if not isinstance(outer, LinearProblem) and not callable(outer):
         raise TypeError(
             f"outer must be a problem such as pb.SoftmaxRegression(x, y) or a callable, got {outer!r}"
         )
-    return outer(unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, **options))
+    if isinstance(inner, LinearProblem) and hparams is not None:
+        raise ValueError("hparams is given but a fused problem holds its own tensors: leave hparams None")

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from pybilevel.checks import check_floating, check_same
 from pybilevel.engine.call import Backend
 from pybilevel.objectives.outer import evaluate
 from pybilevel.optimizers import Optimizer
@@ -93,24 +94,45 @@ def problem_pair(
     """The inner and the outer problem of `ml_objective`, checked."""
     if loss not in ("cross_entropy", "squared_error"):
         raise ValueError(f'loss must be "cross_entropy" or "squared_error", got {loss!r}')
-    for name, value in (
-        ("support", support),
-        ("query", query),
-        ("support_y", support_y),
-        ("query_y", query_y),
-    ):
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} must be a tensor, got {type(value).__name__}: wrap it in torch.as_tensor"
-            )
-    if query.ndim != support.ndim or query.shape[:-2] != support.shape[:-2]:
-        raise ValueError(
-            f"query must be [*B, m, d] with the tasks of support {list(support.shape)}, got {list(query.shape)}"
-        )
+    _check_set("support", support, support_y, "weights", weights)
+    _check_query(query, support)
+    _check_set("query", query, query_y, "query_weights", query_weights)
     if num_classes is None and not support_y.is_floating_point() and not query_y.is_floating_point():
         num_classes = _count_classes(support_y, query_y)
     inner = _problem(loss, support, support_y, num_classes, weights, l2, bias)
     return inner, _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
+
+
+def _check_set(name: str, x: Tensor, y: Tensor, weights_name: str, weights: Tensor | None) -> None:
+    """What the problem would say of x, y and weights, by the names they have here."""
+    check_floating(name, x)
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ValueError(
+            f"{name} must be [*B, examples, features] with at least one of each, got {list(x.shape)}"
+        )
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name}_y must be a tensor, got {type(y).__name__}: wrap it in torch.as_tensor")
+    rows = list(x.shape[:-1])
+    if list(y.shape[: len(rows)]) != rows or y.ndim > x.ndim:
+        raise ValueError(f"{name}_y must be classes {rows} or targets {[*rows, 'c']}, got {list(y.shape)}")
+    if isinstance(weights, Tensor) and list(weights.shape) != rows:
+        raise ValueError(
+            f"{weights_name} must be {rows}, one an example of {name}, got {list(weights.shape)}"
+        )
+
+
+def _check_query(query: Tensor, support: Tensor) -> None:
+    check_floating("query", query)
+    if query.ndim != support.ndim or query.shape[:-2] != support.shape[:-2]:
+        raise ValueError(
+            f"query must be [*B, m, d] with the tasks of support {list(support.shape)}, got {list(query.shape)}"
+        )
+    if query.shape[-1] != support.shape[-1]:
+        raise ValueError(
+            f"query has {query.shape[-1]} features but support has {support.shape[-1]}: query must be [*B, m, d] "
+            f"with the features of support {list(support.shape)}, got {list(query.shape)}"
+        )
+    check_same("query", query, support.dtype, support.device, "support")
 
 
 def _count_classes(*labels: Tensor) -> int:

@@ -20,8 +20,21 @@ class Evaluation(NamedTuple):
     logits: Tensor
 
 
-def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **options: Any) -> Evaluation:
-    """Unroll `inner` and evaluate `outer` at w_T; `options` are those of `unroll`.
+class Pair(NamedTuple):
+    """A checked inner call and the outer problem, and why the two cannot be one operator (empty if they can)."""
+
+    call: Call
+    outer: LinearProblem
+    reasons: list[str]
+
+    @property
+    def fused(self) -> bool:
+        """Whether the two run as one operator."""
+        return self.call.backend != "generic" and not self.reasons
+
+
+def pair_up(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **options: Any) -> Pair:
+    """Every check of `evaluate`, before anything is computed; `options` are those of `unroll`.
 
     Raises:
         as `unroll`; ValueError where inner and outer do not go together.
@@ -29,10 +42,17 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
     _check_pair(inner, outer)
     call = normalise(inner, w0, **options)
     outer = outer.promoted()
-    reasons = fused_reasons(call, outer)
+    reasons = _fused_reasons(call, outer)
     if call.backend == "fused" and reasons:
         raise BackendError("fused", reasons)
-    if call.backend == "generic" or reasons:
+    return Pair(call, outer, reasons)
+
+
+def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **options: Any) -> Evaluation:
+    """Unroll `inner` and evaluate `outer` at w_T; arguments and errors are those of `pair_up`."""
+    pair = pair_up(inner, outer, w0, **options)
+    call, outer = pair.call, pair.outer
+    if not pair.fused:
         w, _ = dispatch(call)
         return Evaluation(outer(w), outer.logits(w, outer.x))
     results = fused.execute(call, outer)
@@ -43,8 +63,7 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
     return Evaluation(loss, results.logits.reshape(shape))
 
 
-def fused_reasons(call: Call, outer: LinearProblem) -> list[str]:
-    """Why the unroll of `call` and the outer objective cannot be one operator; empty if they can."""
+def _fused_reasons(call: Call, outer: LinearProblem) -> list[str]:
     reasons = fused.reasons(call)
     problem = call.problem
     if problem is not None and problem.loss != outer.loss:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from pybilevel.checks import LOW_PRECISION, check_floating, check_range, check_same, is_number
+from pybilevel.checks import LOW_PRECISION, check_data, check_floating, check_range, check_same, is_number
 
 Reduction = Literal["mean", "sum"]
 
@@ -157,48 +157,11 @@ class LinearProblem(ABC):
 def check_x(x: Tensor) -> None:
     """Raise unless x is a floating [*B, n, d] with n, d >= 1."""
     check_floating("x", x)
+    check_data("x", x)
     if x.ndim < 2:
         raise ValueError(f"x must be [*B, n, d], got shape {list(x.shape)}: add the missing axes")
     if x.shape[-2] == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have n >= 1 examples and d >= 1 features, got [*B, n, d] = {list(x.shape)}")
-
-
-def check_targets(y: Tensor, x: Tensor) -> None:
-    """Raise unless y is a floating [*B, n, c] that goes with x."""
-    check_same("y", y, x.dtype, x.device, "x")
-    if y.ndim != x.ndim or y.shape[:-1] != x.shape[:-1]:
-        raise ValueError(
-            f"y must be [*B, n, c] = {[*x.shape[:-1], 'c']}, got {list(y.shape)} (x is {list(x.shape)})"
-        )
-    if y.shape[-1] == 0:
-        raise ValueError(f"y must have c >= 1 columns, got shape {list(y.shape)}")
-
-
-def class_count(y: Tensor, x: Tensor, num_classes: int | None) -> int:
-    """c for integer classes y [*B, n]: num_classes, or the largest class + 1 (reads y, which syncs on CUDA)."""
-    if y.dtype == torch.bool or y.is_complex():
-        raise TypeError(f"y must hold integer classes or floating targets, got {y.dtype}: call .long() on it")
-    if y.device != x.device:
-        raise ValueError(f"y is on {y.device} but x is on {x.device}: move one with .to(device)")
-    if y.shape != x.shape[:-1]:
-        raise ValueError(f"integer y must be [*B, n] = {list(x.shape[:-1])}, got {list(y.shape)}")
-    if num_classes is None:
-        if y.numel() == 0:
-            raise ValueError("num_classes cannot be inferred from an empty y: pass num_classes")
-        num_classes = int(y.max()) + 1
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes must be an int >= 1, got {num_classes!r}")
-    return num_classes
-
-
-def check_classes(y: Tensor, num_classes: int) -> None:
-    """Raise unless 0 <= y < num_classes (the values of y are known to be readable)."""
-    low, high = (int(bound) for bound in torch.aminmax(y))
-    if low < 0 or high >= num_classes:
-        offending = low if low < 0 else high
-        raise ValueError(
-            f"y holds the label {offending}, outside [0, {num_classes}): fix y, or raise num_classes"
-        )
 
 
 def _resolve_l2(l2: float | Tensor, x: Tensor) -> Tensor:

@@ -5,15 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pybilevel.checks import readable
-from pybilevel.problems.base import (
-    LinearProblem,
-    Reduction,
-    check_classes,
-    check_targets,
-    check_x,
-    class_count,
-)
+from pybilevel.problems.base import LinearProblem, Reduction, check_x
+from pybilevel.problems.labels import check_y
 
 
 class LeastSquares(LinearProblem):
@@ -49,19 +42,12 @@ class LeastSquares(LinearProblem):
         reduction: Reduction = "mean",
     ) -> None:
         check_x(x)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a tensor, got {type(y).__name__}: wrap it in torch.as_tensor")
-        if not y.is_floating_point():
-            num_classes = class_count(y, x, num_classes)
-            if readable(y):
-                check_classes(y, num_classes)
-            y = torch.nn.functional.one_hot(y.long(), num_classes).to(x.dtype)
-        elif y.ndim == x.ndim - 1:
+        if isinstance(y, Tensor) and y.is_floating_point() and y.ndim == x.ndim - 1:
             y = y.unsqueeze(-1)
-        check_targets(y, x)
-        if num_classes is not None and num_classes != y.shape[-1]:
-            raise ValueError(f"num_classes is {num_classes} but y has {y.shape[-1]} columns")
-        super().__init__(x, y, y.shape[-1], weights, l2, bias, reduction)
+        c = check_y(y, x, num_classes)
+        if not y.is_floating_point():
+            y = torch.nn.functional.one_hot(y.long(), c).to(x.dtype)
+        super().__init__(x, y, c, weights, l2, bias, reduction)
 
     def row_losses(self, z: Tensor) -> Tensor:
         """Half the squared error of each row: [*B, n, c] -> [*B, n]."""

@@ -5,15 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pybilevel.checks import readable
-from pybilevel.problems.base import (
-    LinearProblem,
-    Reduction,
-    check_classes,
-    check_targets,
-    check_x,
-    class_count,
-)
+from pybilevel.problems.base import LinearProblem, Reduction, check_x
+from pybilevel.problems.labels import check_y
 
 
 class SoftmaxRegression(LinearProblem):
@@ -49,18 +42,7 @@ class SoftmaxRegression(LinearProblem):
         reduction: Reduction = "mean",
     ) -> None:
         check_x(x)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a tensor, got {type(y).__name__}: wrap it in torch.as_tensor")
-        if y.is_floating_point():
-            check_targets(y, x)
-            if num_classes is not None and num_classes != y.shape[-1]:
-                raise ValueError(f"num_classes is {num_classes} but soft labels y have {y.shape[-1]} columns")
-            num_classes = y.shape[-1]
-        else:
-            num_classes = class_count(y, x, num_classes)
-            if readable(y):
-                check_classes(y, num_classes)
-        super().__init__(x, y, num_classes, weights, l2, bias, reduction)
+        super().__init__(x, y, check_y(y, x, num_classes), weights, l2, bias, reduction)
 
     def row_losses(self, z: Tensor) -> Tensor:
         """The cross entropy of each row: [*B, n, c] -> [*B, n]."""
