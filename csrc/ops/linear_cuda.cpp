@@ -21,7 +21,8 @@ namespace pb {
 namespace {
 
 // Plans in device memory, by device and content. They are few and small, and are kept for good: a captured CUDA graph
-// may point into one. (Capture a call only after it has run once: the first use of a plan copies it.)
+// may point into one. (Capture a call only after it has run once: the first use of a plan copies it.) A program that
+// takes another number of steps each time collects 12 bytes for each op of every plan, about 48 T bytes.
 const PlacedOp* plan_on_device(const PlacedOp* ops, Index count, const at::Tensor& like) {
   static std::mutex mutex;
   static std::map<std::pair<int, std::vector<std::int32_t>>, at::Tensor> plans;

@@ -49,7 +49,8 @@ def unroll(
         method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them.
         memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes
             or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
-            results.
+            results. A budget holds the stored states and the workspace of one step (in the generic engine an
+            estimate); not the results, nor the copies that fused kernels make of inputs with strided rows.
         state: go on from what `return_state=True` gave, optimizer buffers included; leave w0 None then.
         return_state: return (w_T, state).
         randomness: torch.vmap's meaning, over the tasks of `in_dims`.
