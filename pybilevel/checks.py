@@ -7,6 +7,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+_FLOATING = (torch.float64, torch.float32, *LOW_PRECISION)
+_CLASSES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def readable(tensor: Tensor) -> bool:
@@ -22,13 +24,29 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def check_floating(name: str, tensor: Any) -> None:
-    """Raise TypeError unless `tensor` is a tensor of a floating dtype."""
+    """Raise unless `tensor` is a tensor of dtype float64, float32, float16 or bfloat16."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}: wrap it in torch.as_tensor")
-    if not tensor.is_floating_point():
+    if tensor.dtype not in _FLOATING:
         raise TypeError(
-            f"{name} must be floating point, got {tensor.dtype}: call .float() or .double() on it"
+            f"{name} must be floating point, got {tensor.dtype}: call .float() or .double() on it "
+            f"(accepted: {_names(_FLOATING)})"
         )
+
+
+def check_class_dtype(name: str, tensor: Tensor) -> None:
+    """Raise unless `tensor` has an integer dtype that all operations take."""
+    if tensor.dtype not in _CLASSES:
+        raise TypeError(
+            f"{name} must hold integer classes or floating targets, got {tensor.dtype}: call .long() on it "
+            f"(accepted classes: {_names(_CLASSES)})"
+        )
+
+
+def check_data(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if `tensor` is on "meta"."""
+    if tensor.is_meta:
+        raise ValueError(f'{name} is on "meta" and has no data: load its values on "cpu" or "cuda" first')
 
 
 def check_same(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, reference: str) -> None:
@@ -58,3 +76,7 @@ def check_range(name: str, value: "Tensor | float", *, below: float | None = Non
         offending = low if not low >= 0 else high
         allowed = "finite and >= 0" if below is None else f"in [0, {below:g})"
         raise ValueError(f"{name} must be {allowed}, got {offending:g}")
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from laws import STEPS, assert_law, generic, gradients, leaf
+from generic_laws import STEPS, assert_law, generic, gradients, leaf
 from tolerance import assert_matches
 
 from pybilevel.engine import oracle

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
+
+from pybilevel.checks import readable
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,17 @@ class Capture:
     Attributes:
         tensors: the captured tensors that carry gradients, in order of appearance.
         mutated: the tensors from outside that the loss changed in place.
-        random: whether the loss drew random numbers.
+        random: whether the loss drew random numbers, from torch's generators or one of its own.
+        nested: whether the loss calls torch.autograd.grad itself.
+        relied: what a replay has to find again.
         made_bytes: the bytes of everything its torch calls returned, an estimate of one step's tape.
     """
 
     tensors: tuple[Tensor, ...]
     mutated: tuple[Tensor, ...]
     random: bool
+    nested: bool
+    relied: "Relied"
     made_bytes: int
 
 
@@ -32,22 +39,57 @@ _ONCE = torch.autograd.function.once_differentiable(lambda _: None).__code__
 
 
 def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Capture]:
-    """Evaluate `loss` once without a graph; its value, and what entered it from outside beside `own`.
+    """Evaluate `loss` once; its value, and what entered it from outside beside `own`, its arguments.
 
-    `own` are the loss's arguments, detached, so that whatever carries gradients here was captured.
+    `own` are fresh leaves that ask for gradients, as a loss that differentiates itself needs them.
     """
     before = _random_states(device)
-    watch = _Watch(own)
-    with torch.no_grad(), watch:
-        value = loss()
+    value, watch = _run(loss, own)
     random = any(not torch.equal(a, b) for a, b in zip(before, _random_states(device), strict=True))
     outside = list(watch.outside.values())
+    captured = [t for t, _ in outside if t.requires_grad]
+    if not all(t.is_leaf for t in captured):
+        captured = _lasting(captured, loss, own)
     return value, Capture(
-        tensors=tuple(t for t, _ in outside if t.requires_grad),
-        mutated=tuple(t for t, version in outside if t._version != version),
-        random=random,
+        tensors=tuple(captured),
+        mutated=tuple(t for t, version in outside if _version(t) != version),
+        random=random or watch.random,
+        nested=watch.nested,
+        relied=Relied([t for t, _ in outside], list(watch.made.values()), _readable(value)),
         made_bytes=sum(t.nbytes for t in watch.made.values()),
     )
+
+
+class Relied:
+    """The tensors that a pass through a loss met, held weakly, and its value: a replay has to find the same.
+
+    A change escapes it if only a branch not taken at first sees it; on CUDA also one behind `.data`, of a number, or
+    of a batch that the loss draws, since values are not read there.
+    """
+
+    def __init__(
+        self, outside: Sequence[Tensor], made: Sequence[Tensor] = (), value: Tensor | None = None
+    ) -> None:
+        self._value = value
+        self._outside = [(TensorWeakRef(t), _version(t)) for t in outside]
+        # what the loss made and kept (a cache) comes from outside the next time
+        self._known = {id(t): TensorWeakRef(t) for t in (*outside, *made)}
+
+    def changed(self) -> list[Tensor]:
+        """Those from outside that live and were changed in place since."""
+        held = [(ref(), version) for ref, version in self._outside]
+        return [t for t, version in held if t is not None and _version(t) != version]
+
+    def replay(self, loss: Callable[[], Tensor], own: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+        """What `loss`, run again on the same values, takes from outside and did not; whether its value is the same."""
+        value, watch = _run(loss, own)
+        strangers = [t for t, _ in watch.outside.values() if not self._knows(t)]
+        same = self._value is None or _close(self._value, value.detach())
+        return (_lasting(strangers, loss, own) if strangers else []), same
+
+    def _knows(self, tensor: Tensor) -> bool:
+        ref = self._known.get(id(tensor))
+        return ref is not None and ref() is tensor
 
 
 class Substitute(TorchFunctionMode):
@@ -106,7 +148,10 @@ def describe(inner: Callable[..., Any], tensors: Sequence[Tensor]) -> str:
 
 
 class _Watch(TorchFunctionMode):
-    """Records which tensors torch calls made, and which came from outside (with their version at first sight)."""
+    """Records which tensors torch calls made, and which came from outside (with their version at first sight).
+
+    The results of custom autograd functions, which are no torch calls, count as from outside.
+    """
 
     def __init__(self, own: Sequence[Tensor]) -> None:
         super().__init__()
@@ -114,6 +159,7 @@ class _Watch(TorchFunctionMode):
         # strong references: an id is only an id while its tensor lives
         self.made: dict[int, Tensor] = {}
         self.outside: dict[int, tuple[Tensor, int]] = {}
+        self.random = self.nested = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -121,12 +167,42 @@ class _Watch(TorchFunctionMode):
         for tensor in _tensors((args, kwargs)):
             key = id(tensor)
             if key not in self._own and key not in self.made and key not in self.outside:
-                self.outside[key] = (tensor, tensor._version)
+                self.outside[key] = (tensor, _version(tensor))
+        given = (*args, *(kwargs or {}).values())
+        self.random |= any(isinstance(value, torch.Generator) for value in given)
+        self.nested |= func is torch.autograd.grad
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             if id(tensor) not in self._own and id(tensor) not in self.outside:
                 self.made[id(tensor)] = tensor
         return result
+
+
+def _run(loss: Callable[[], Tensor], own: Sequence[Tensor]) -> tuple[Tensor, _Watch]:
+    watch = _Watch(own)
+    with torch.enable_grad(), watch:
+        return loss(), watch
+
+
+def _lasting(tensors: Sequence[Tensor], loss: Callable[[], Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+    """Those of `tensors` that one more pass takes from outside as well: others are new objects every time."""
+    _, watch = _run(loss, own)
+    return [t for t in tensors if id(t) in watch.outside]
+
+
+def _readable(value: object) -> Tensor | None:
+    return value.detach().clone() if isinstance(value, Tensor) and readable(value) else None
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the order of sums, which may differ between threads."""
+    tolerance = torch.finfo(a.dtype).eps ** 0.5 if a.is_floating_point() else 0.0
+    return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often `tensor` was changed in place; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -19,10 +19,14 @@ Pull = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class GradientMap:
-    """g(w, theta) = dL/dw and its pullback; all tensors in and out are free of graphs."""
+    """g(w, theta) = dL/dw and its pullback; all tensors in and out are free of graphs.
 
-    def __init__(self, loss: Loss) -> None:
+    `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients.
+    """
+
+    def __init__(self, loss: Loss, nested: bool = False) -> None:
         self._loss = loss
+        self._nested = nested
         self._forward_mode = False
 
     def gradient(
@@ -32,11 +36,11 @@ class GradientMap:
         inspect: Inspect | None = None,
     ) -> list[Tensor]:
         """dL/dw. `inspect(loss, leaves)` may look at the graph before it goes."""
-        leaves = _leaves(w)
+        leaves, inputs, _ = self._fresh(w, theta, [False] * len(theta))
         with torch.enable_grad():
-            value = self._loss(leaves, list(theta))
+            value = self._loss(leaves, inputs)
             if inspect is not None:
-                inspect(value, leaves)
+                inspect(value, leaves + inputs)
             if not value.requires_grad:
                 return [torch.zeros_like(x) for x in w]
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
@@ -60,7 +64,7 @@ class GradientMap:
         """
         if self._forward_mode:
             return self.gradient(w, theta), lambda v: self._pull_forward(w, theta, wanted, v)
-        leaves, inputs, targets = _fresh(w, theta, wanted)
+        leaves, inputs, targets = self._fresh(w, theta, wanted)
         with torch.enable_grad():
             value = self._loss(leaves, inputs)
             if not value.requires_grad:
@@ -91,7 +95,7 @@ class GradientMap:
         v: Sequence[Tensor],
         backward_error: object = "marked once_differentiable",
     ) -> list[Tensor]:
-        leaves, inputs, targets = _fresh(w, theta, wanted)
+        leaves, inputs, targets = self._fresh(w, theta, wanted)
         try:
             with forward_ad.dual_level(), torch.enable_grad():
                 value = self._loss([_dual(x, bar) for x, bar in zip(leaves, v, strict=True)], inputs)
@@ -110,18 +114,15 @@ class GradientMap:
             for x, tangent in zip(targets, tangents, strict=True)
         ]
 
-
-def _fresh(
-    w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """New leaves of w, those of theta (asking for gradients where wanted), and all that ask."""
-    leaves = _leaves(w)
-    inputs = [x.detach().requires_grad_(need) for x, need in zip(theta, wanted, strict=True)]
-    return leaves, inputs, leaves + [x for x in inputs if x.requires_grad]
-
-
-def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [x.detach().requires_grad_() for x in tensors]
+    def _fresh(
+        self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """New leaves of w, those of theta, and of all these the ones to differentiate in: w and the wanted theta."""
+        leaves = [x.detach().requires_grad_() for x in w]
+        inputs = [
+            x.detach().requires_grad_(need or self._nested) for x, need in zip(theta, wanted, strict=True)
+        ]
+        return leaves, inputs, leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

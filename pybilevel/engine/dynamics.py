@@ -1,6 +1,6 @@
 """The inner dynamics of a call as pure functions of flat tensors: one step, and its pullback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,6 @@ class Dynamics:
             self._prepare_problem()
         else:
             self._prepare_callable()
-        self.gradient_map = GradientMap(self._loss)
 
     def advance(
         self, t: int, now: Iterate, theta: Tensors, settings: Tensors, watched: bool = False
@@ -110,6 +109,35 @@ class Dynamics:
         w_bar = tuple(a + b for a, b in zip(before.w, through_g[: len(g)], strict=True))
         return Iterate(w_bar, before.buffers), through_g[len(g) :], list(found[split + len(g) :])
 
+    def check_replay(self, theta: Tensors) -> None:
+        """Raise if the loss has other data than in the forward half, which would give wrong gradients in silence.
+
+        A callable is evaluated once more, at t = 0.
+        """
+        inner = self._call.inner
+        changed = self._relied.changed()
+        if changed:
+            raise RuntimeError(
+                f"inner uses {captures.describe(inner, changed)}, which was modified by an inplace operation between "
+                "forward and backward, so the gradient would be wrong: call backward first, or change a clone"
+            )
+        if self._call.problem is not None:
+            return
+        own, probe = self._probe(self.start.w, theta[: len(self._hindex)])
+        unknown, same = self._relied.replay(probe, own)
+        if unknown:
+            raise RuntimeError(
+                f"inner uses {captures.describe(inner, unknown)} in the backward but not in the forward (a name that "
+                "it captures was bound to something else, such as the next batch), so "
+                "the gradient would be wrong: call backward first, or pass the tensor through hparams"
+            )
+        if not same:
+            raise RuntimeError(
+                "inner gives another value in the backward than in the forward (a number that it captures changed, or "
+                "it draws a batch itself), so the gradient would be wrong: call backward before the change, or pass "
+                "what changes through hparams"
+            )
+
     def place(self, index: int, t: int, whole: Tensor) -> Tensor:
         """The part of a setting's tensor (or of its cotangent) that step t uses, as a view."""
         axis = -1 if self._keys[index][1] is None else 0
@@ -137,6 +165,8 @@ class Dynamics:
         # logits, probabilities and their cotangents, and two of the size of W
         logits = problem.x[..., :1].numel() * problem.c * problem.dtype.itemsize
         self.tape_bytes = 8 * logits + 2 * self.start.w[0].nbytes
+        self._relied = captures.Relied([] if problem.y.is_floating_point() else [problem.y])
+        self.gradient_map = GradientMap(self._loss)
 
     def _prepare_callable(self) -> None:
         call = self._call
@@ -144,14 +174,21 @@ class Dynamics:
         self._hleaves = leaves
         self._hindex = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
         self._captured: tuple[Tensor, ...] = ()
-        w = [x.detach() for x in self.start.w]
-        hparams = [leaves[i].detach() for i in self._hindex]
-        value, seen = captures.find(lambda: self._evaluate(w, hparams), [*w, *hparams], call.device)
+        own, probe = self._probe(self.start.w, [leaves[i] for i in self._hindex])
+        value, seen = captures.find(probe, own, call.device)
         _check_loss(value)
         _check_capture(call.inner, seen)
         self._captured = seen.tensors
         self.theta = [leaves[i] for i in self._hindex] + list(seen.tensors)
         self.tape_bytes = 4 * seen.made_bytes
+        self._relied = seen.relied
+        self.gradient_map = GradientMap(self._loss, seen.nested)
+
+    def _probe(self, w: Sequence[Tensor], hparams: Sequence[Tensor]) -> tuple[Tensors, Callable[[], Tensor]]:
+        """New leaves of the arguments of a callable, and the loss on them."""
+        own = [x.detach().requires_grad_() for x in (*w, *hparams)]
+        split = len(w)
+        return own, lambda: self._evaluate(own[:split], own[split:])
 
     def _loss(self, w: Tensors, theta: Tensors) -> Tensor:
         problem = self._call.problem

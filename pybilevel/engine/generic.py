@@ -118,6 +118,8 @@ class Machine:
         ]
         bar = Iterate.like(self._start, bars)
         with torch.no_grad(), self._autocast():
+            if self._plan.steps:
+                self._dynamics.check_replay(self._theta)
             if self._slots is None:
                 self._run_forward_half()
             for op in map(decode, self._plan.reverse_half):

@@ -45,3 +45,35 @@ def assert_law(inner, w0, hparams=None, *, inputs, truncate=None, **settings):
     found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
     for (name, expected), actual in zip(gradients(exact, inputs).items(), found, strict=True):
         assert_matches(actual, expected, name)
+
+
+def network(w, h):
+    """A two-layer network, with a regulariser a parameter, on pytrees."""
+    hidden = torch.tanh(h["x"] @ w["in"]["weight"] + w["in"]["bias"])
+    residual = hidden @ w["out"] - h["y"]
+    return (
+        residual.square().mean()
+        + h["l2"][0] * w["in"]["weight"].square().sum()
+        + h["l2"][1] * w["out"].cos().sum()
+    )
+
+
+def network_case():
+    w0 = {"in": {"weight": leaf(4, 6), "bias": leaf(6)}, "out": leaf(6, 2)}
+    hparams = {
+        "x": leaf(5, 4),
+        "y": leaf(5, 2),
+        "l2": [leaf(low=0.0), leaf(low=0.0)],
+        "name": "a constant",
+        "count": 3,
+    }
+    inputs = {
+        "weight": w0["in"]["weight"],
+        "bias": w0["in"]["bias"],
+        "out": w0["out"],
+        "x": hparams["x"],
+        "y": hparams["y"],
+        "l2": hparams["l2"][0],
+        "linear": hparams["l2"][1],
+    }
+    return w0, hparams, inputs
