@@ -10,7 +10,9 @@ class DivergenceError(RuntimeError):
         step: index t of the first iterate ``w_t`` that holds a NaN or an infinity (0: ``w_0`` itself).
     """
 
-    def __init__(self, step: int, hint: str = "lower lr, regularise the inner loss, or look for NaN in its data") -> None:
+    def __init__(
+        self, step: int, hint: str = "lower lr, regularise the inner loss, or look for NaN in its data"
+    ) -> None:
         self.step = step
         super().__init__(f"the inner unroll diverged: w_{step} is not finite (step {step}); {hint}")
 
