@@ -56,12 +56,7 @@ def _next(settings: FewShotSettings, folder: Path) -> list[str]:
     tips = [(f"pybilevel fewshot{data} --ways 20", "more classes an episode")]
     if settings.shots == 1:
         tips.append((f"pybilevel fewshot{data} --shots 5", "more examples a class"))
-    tips.append(
-        (
-            f"pybilevel fewshot{data} --steps {4 * settings.steps}",
-            "longer inner training: the unroll stays cheap",
-        )
-    )
+    tips.append((f"pybilevel fewshot{data} --steps 16", "longer inner training: the unroll stays cheap"))
     if settings.budget_seconds < float("inf"):
         minutes = 2 * settings.budget_seconds / 60
         tips.append(

@@ -16,19 +16,13 @@ from pybilevel.experiments.encoder import MOMENTUM, Encoder
 Normalisation = Literal["episode", "batch", "running"]
 Precision = Literal["float32", "bfloat16"]
 
-# The largest step for d features is 12 / d. The inner descent is stable below 2 over its curvature, which
-# is at most half the largest eigenvalue of F F^T / n for n rows of features F. Normalised and rectified
-# features have squares of 0.5 d and mutual products of 0.16 d, hence 2 / (0.5 * 0.23 d) = 17 / d for n = 5.
-# Left to itself the learned step grows across that edge, where accuracy is lost; see docs/experiments.md.
-STEP_LIMIT = 12.0
-
 
 class MetaLearner(nn.Module):
     """The outer variables of few-shot learning, and the objective of a meta-batch.
 
     For every episode j: w^j starts at zero and takes `steps` steps of gradient descent, of the learned size
-    limit * sigmoid(raw_step), on the mean cross entropy of a linear head over the support features; its mean cross
-    entropy over the queries is the outer loss.
+    exp(log_step), on the mean cross entropy of a linear head over the support features; its mean cross entropy over the
+    queries is the outer loss.
 
     `batch_norm` names the statistics by which the encoder normalises:
     "episode": the support and the queries of each episode by their own (transductive; the paper's code);
@@ -41,27 +35,23 @@ class MetaLearner(nn.Module):
         *,
         steps: int,
         filters: int = 64,
-        inner_lr: float = 0.02,
+        inner_lr: float = 0.03,
         batch_norm: Normalisation = "episode",
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
+        if not inner_lr > 0:
+            raise ValueError(f"inner_lr = {inner_lr} must be positive.")
         self.encoder = Encoder(filters)
-        self.limit = STEP_LIMIT / self.encoder.features
-        if not 0 < inner_lr < self.limit:
-            raise ValueError(
-                f"inner_lr = {inner_lr} must be positive and below {self.limit:g}: with "
-                f"{self.encoder.features} features the inner descent is unstable above."
-            )
-        self.raw_step = nn.Parameter(torch.tensor(math.log(inner_lr / (self.limit - inner_lr))))
+        self.log_step = nn.Parameter(torch.tensor(math.log(inner_lr)))
         self.steps = steps
         self.batch_norm = batch_norm
         self.precision = precision
 
     @property
     def inner_lr(self) -> Tensor:
-        """The learned inner step size, a scalar between 0 and `limit`."""
-        return self.limit * self.raw_step.sigmoid()
+        """The learned inner step size, a positive scalar."""
+        return self.log_step.exp()
 
     def features(self, episodes: Episodes, batch_norm: Normalisation | None = None) -> tuple[Tensor, Tensor]:
         """Features of the support [B, n, d] and of the queries [B, m, d], encoded in one call."""

@@ -35,8 +35,8 @@ class FewShotSettings:
     ways: int = 5
     shots: int = 1
     queries: int = 15
-    steps: int = 16
-    inner_lr: float = 0.02
+    steps: int = 5
+    inner_lr: float = 0.03
     filters: int = 64
     batch_norm: Normalisation = "episode"
     precision: Precision = "float32"
