@@ -16,6 +16,10 @@
 #include "ops/linear_call.hpp"
 #include "ops/linear_cuda.hpp"
 
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "compile csrc/ops with -fopenmp: at::parallel_for is a header, and would run serially"
+#endif
+
 namespace pb {
 namespace {
 
