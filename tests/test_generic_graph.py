@@ -97,11 +97,11 @@ def test_an_input_changed_in_place_before_the_backward_is_noticed():
         w.sum().backward()
 
 
-def test_only_what_needs_gradients_gets_them():
+def test_without_gradients_there_is_no_graph():
     w0, h, lr = torch.randn(4), torch.randn(4), torch.tensor(0.1, requires_grad=True)
     w = generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=lr)
     w.sum().backward()
-    assert lr.grad is not None and w0.grad is None and h.grad is None
+    assert lr.grad.abs() > 0
     with torch.no_grad():
         assert not generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=lr).requires_grad
     assert not generic(lambda w, h: (w.cos() * h).sum(), w0, h, lr=0.1).requires_grad

@@ -189,3 +189,21 @@ def test_the_backward_operator_checks_shapes(name):
     given[name] = given[name][..., :1] if given[name].ndim > 1 else given[name][:1]
     with pytest.raises(ValueError, match=rf"{name} must be"):
         torch.ops.pybilevel.linear_unroll_backward(*given.values(), [True] * 12, *args)
+
+
+@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+def test_what_nobody_asks_for_is_empty_and_the_rest_is_the_same(coordinates):
+    case = Case(targets="soft", variant="momentum", objective="ml")
+    args = arguments(case, coordinates)
+    out = linear_unroll(*args)
+
+    def backward(needs):
+        bars = (None, None, torch.ones_like(out.outer), None)
+        trajectory = out.trajectory.clone()
+        return torch.ops.pybilevel.linear_unroll_backward(*bars, out.w, out.logits, trajectory, needs, *args)
+
+    everything = backward([True] * 12)
+    for wanted in range(12):
+        found = backward([i == wanted for i in range(12)])
+        assert all(grad.numel() == 0 for i, grad in enumerate(found) if i != wanted)
+        assert torch.equal(found[wanted], everything[wanted])
