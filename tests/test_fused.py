@@ -3,26 +3,13 @@
 import pytest
 import torch
 from linear_cases import Built, Case, exact, forced, fused
+from small_problems import leaf, problem, unroll
 from tolerance import assert_matches
 
 import pybilevel as pb
 from pybilevel.engine.layout import one_way
 
 COORDINATES = ["primal", "dual"]
-
-
-def problem(x=None, c=3):
-    x = torch.randn(3, 6, 4, dtype=torch.float64) if x is None else x
-    n = x.shape[-2]
-    return pb.SoftmaxRegression(x, torch.arange(n).expand(x.shape[:-1]) % c, num_classes=c)
-
-
-def unroll(inner, w0=None, *, steps=5, lr=0.3, momentum=0.5, **options):
-    return pb.unroll(inner, w0, steps=steps, optimizer=pb.SGD(lr, momentum), **{"backend": "fused"} | options)
-
-
-def leaf(*shape):
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
 # ------------------------------------------------------------------------------------------------ inputs

@@ -9,6 +9,7 @@ import pytest
 import torch
 from linear_cases import forced
 from meter import Meter
+from small_problems import leaf, problem, unroll
 
 import pybilevel as pb
 from pybilevel.engine.arguments import normalise
@@ -16,20 +17,6 @@ from pybilevel.engine.layout import lay_out
 from pybilevel.ops import linear_unroll
 
 COORDINATES = ["primal", "dual"]
-
-
-def problem(x=None, c=3):
-    x = torch.randn(3, 6, 4, dtype=torch.float64) if x is None else x
-    n = x.shape[-2]
-    return pb.SoftmaxRegression(x, torch.arange(n).expand(x.shape[:-1]) % c, num_classes=c)
-
-
-def unroll(inner, w0=None, *, steps=5, lr=0.3, momentum=0.5, **options):
-    return pb.unroll(inner, w0, steps=steps, optimizer=pb.SGD(lr, momentum), **{"backend": "fused"} | options)
-
-
-def leaf(*shape):
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
 def trajectory_states(x, steps=40, **options):

@@ -8,22 +8,13 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics, Iterate
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.memory import schedule_for
-from pybilevel.errors import BackendError
 from pybilevel.schedules import plan_bytes
 
 
 def explain_call(call: Call) -> Explanation:
     """How a call would run. BackendError where running it would raise it."""
-    if call.steps == 0:
-        return describe_generic(call, ("steps = 0: w0 is returned",))
-    if call.backend == "generic":
-        return describe_generic(call, ('backend="generic" was asked for',))
-    reasons = fused.reasons(call)
-    if not reasons:
-        return fused.describe(call)
-    if call.backend == "fused":
-        raise BackendError("fused", reasons)
-    return describe_generic(call, tuple(reasons))
+    reasons = fused.against(call)
+    return describe_generic(call, reasons) if reasons else fused.describe(call)
 
 
 def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:

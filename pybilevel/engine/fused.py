@@ -9,7 +9,7 @@ from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.layout import Layout, lay_out
 from pybilevel.engine.memory import schedule_for
 from pybilevel.engine.state import State
-from pybilevel.errors import DivergenceError
+from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
 from pybilevel.ops import LinearResults, linear_unroll
 from pybilevel.optimizers import SGD
@@ -41,6 +41,22 @@ def reasons(call: Call) -> list[str]:
     if problem.dtype not in (torch.float32, torch.float64):
         found.append(f"dtype {problem.dtype} (need float32 or float64)")
     return found + _device_reasons(problem.device)
+
+
+def against(call: Call) -> tuple[str, ...]:
+    """Why a call goes to the generic engine instead; empty if it runs here. The one place that decides it.
+
+    Raises:
+        BackendError: backend="fused" was asked for and cannot be.
+    """
+    if call.steps == 0:  # nothing to fuse, and the generic engine ties w0 to every input
+        return ("steps = 0: w0 is returned",)
+    if call.backend == "generic":
+        return ('backend="generic" was asked for',)
+    found = reasons(call)
+    if found and call.backend == "fused":
+        raise BackendError("fused", found, 'use backend="auto" or "generic", or change what the reasons name')
+    return tuple(found)
 
 
 def _device_reasons(device: torch.device) -> list[str]:

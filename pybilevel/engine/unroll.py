@@ -7,7 +7,6 @@ from pybilevel.engine import fused, generic
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.errors import BackendError
 from pybilevel.methods import Method, Reverse
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
@@ -93,14 +92,5 @@ def unroll(
 
 def dispatch(call: Call) -> tuple[Any, State]:
     """Run a call on the backend it asks for: the fused kernels where they can, else the generic engine."""
-    run: Callable[[Call], tuple[Any, State]] = generic.run
-    # no steps: nothing to fuse, and the generic engine ties w0 to every input
-    if call.backend != "generic" and call.steps > 0:
-        reasons = fused.reasons(call)
-        if not reasons:
-            run = fused.run
-        elif call.backend == "fused":
-            raise BackendError(
-                "fused", reasons, 'use backend="auto" or "generic", or change what the reasons name'
-            )
+    run: Callable[[Call], tuple[Any, State]] = generic.run if fused.against(call) else fused.run
     return run(call)
