@@ -17,3 +17,9 @@ def unroll(inner, w0=None, *, steps=5, lr=0.3, momentum=0.5, **options):
 
 def leaf(*shape):
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def tasks(*lead, n=6, m=5, d=4, c=3):
+    x, query = leaf(*lead, n, d), leaf(*lead, m, d)
+    y, query_y = (torch.arange(k).expand(*lead, k) % c for k in (n, m))
+    return x, y, query, query_y

@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from small_problems import leaf
 from tolerance import assert_all_match, assert_matches
 
 import pybilevel as pb
 from pybilevel.engine import oracle
 
 STEPS = 5
-
-
-def leaf(*shape):
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
 def scalar(value):

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
+from small_problems import leaf, tasks
 from tolerance import assert_all_match, assert_matches
 from torch import nn
 
 import pybilevel as pb
 
 SGD = pb.SGD(0.2, momentum=0.5)
-
-
-def leaf(*shape):
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
-
-
-def tasks(*lead, n=6, m=5, d=4, c=3):
-    x, query = leaf(*lead, n, d), leaf(*lead, m, d)
-    y, query_y = (torch.arange(k).expand(*lead, k) % c for k in (n, m))
-    return x, y, query, query_y
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2), (0,)])
