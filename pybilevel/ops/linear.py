@@ -27,6 +27,8 @@ PACK_BYTES = int(_C.pack_bytes())
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
+FORWARD, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
+
 
 class LinearResults(NamedTuple):
     """What `linear_unroll` returns; see the module."""
@@ -49,8 +51,9 @@ def linear_unroll(*arguments: Any) -> LinearResults:
         ValueError, TypeError: shapes, dtypes or devices do not fit together.
     """
     if torch.compiler.is_compiling():
-        return LinearResults(*torch.ops.pybilevel.linear_unroll(*arguments))
-    return LinearResults(*_LinearUnroll.apply(*arguments))  # type: ignore[no-untyped-call]
+        return LinearResults(*FORWARD(*arguments))
+    tensors, rest = arguments[:TENSORS], arguments[TENSORS:]
+    return LinearResults(*_LinearUnroll.apply(rest, *tensors))  # type: ignore[no-untyped-call]
 
 
 def linear_scratch_bytes(*arguments: Any) -> int:
@@ -163,53 +166,61 @@ class _OnceOnly(torch.autograd.Function):
         )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, tensors: Sequence[Tensor | None], rest: Sequence[Any], output: Sequence[Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
-    ctx.save_for_backward(*inputs[:TENSORS], output[0], output[3])
-    ctx.rest = inputs[TENSORS:]
+    ctx.save_for_backward(*tensors, output[0], output[3])
+    ctx.rest = rest
     ctx.trajectory = output[TRAJECTORY]
 
 
-def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+def _cotangents(ctx: Any, needs: Sequence[bool], bars: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """The cotangents of the tensors, where needed, from those of the results."""
     *tensors, w, logits = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:TENSORS])
-    nothing = (None,) * len(ctx.rest)
     if all(bar is None for bar in bars[ZERO]):
-        return (None,) * TENSORS + nothing
-    with torch.no_grad():
+        return (None,) * TENSORS
+    with torch._C._AutoDispatchBelowAutograd():
         # The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
         trajectory, ctx.trajectory = ctx.trajectory, None
         if trajectory is None:
-            trajectory = torch.ops.pybilevel.linear_unroll(*tensors, *ctx.rest)[TRAJECTORY]
-        found = torch.ops.pybilevel.linear_unroll_backward(
-            *bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest
-        )
+            trajectory = FORWARD(*tensors, *ctx.rest)[TRAJECTORY]
+        found = BACKWARD(*bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest)
     grads = [grad if need else None for need, grad in zip(needs, found, strict=True)]
     if torch.is_grad_enabled():
         anchor = next(t for t, need in zip(tensors, needs, strict=True) if need)
         grads = list(_OnceOnly.apply(anchor, *grads))  # type: ignore[no-untyped-call]
-    return (*grads, *nothing)
-
-
-def _traced_backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
-    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
-    if ctx.trajectory is not None:
-        ctx.trajectory = ctx.trajectory.clone()
-    return _backward(ctx, *bars)
-
-
-torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)
+    return grads
 
 
 class _LinearUnroll(torch.autograd.Function):
-    """The registered formula without torch.library's bookkeeping, whose cost grows with the square of the schema
-    (0.15 ms a call for these 24 arguments, torch 2.13: as long as 40 tasks take)."""
+    """The node of a call that is not traced.
+
+    torch.library's bookkeeping costs as much as the operator itself where tasks are few, and grows with the square of
+    the schema (0.15 ms a call for these 24 arguments, torch 2.13). So the operators are called below autograd, and
+    what is no tensor comes as one argument.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        results = torch.ops.pybilevel.linear_unroll(*arguments)
-        _setup_context(ctx, arguments, results)
+    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            results = FORWARD(*tensors, *rest)
+        _keep(ctx, tensors, rest, results)
         return results
 
-    backward = staticmethod(_backward)
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor | None) -> Any:
+        return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs[:TENSORS], inputs[TENSORS:], output)
+
+
+def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
+    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
+    if ctx.trajectory is not None:
+        ctx.trajectory = ctx.trajectory.clone()
+    return *_cotangents(ctx, ctx.needs_input_grad[:TENSORS], bars), *(None,) * len(ctx.rest)
+
+
+torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)
