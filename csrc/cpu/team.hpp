@@ -12,11 +12,20 @@ namespace pb::inline PB_ISA {
 template <class T>
 struct Solo {
   using Scalar = T;
+  using Real = T;
   using Lane = Pack<T>;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
+  static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   void for_each(Index n, F&& f) const {
@@ -60,7 +69,10 @@ struct Solo {
 template <class T>
 struct Crew {
   using Scalar = T;
+  using Real = T;
   using Lane = Pack<T>;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
   static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
   static constexpr Index kMultiplyAdds = 1 << 18;  // the same for a matrix product
@@ -69,6 +81,12 @@ struct Crew {
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
+  static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   void for_each(Index n, F&& f) const {

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   if (p.params.poison)
     team.for_each(p.scratch_size, [=](Index i) { scratch[i] = std::numeric_limits<T>::quiet_NaN(); });
   team.for_each(1, [&](Index) {
-    Arena<T> arena(scratch);
+    Arena arena(scratch);
     new (task) Task(arena, p.params, kReverse);
   });
   for (Index b = blockIdx.x; b < p.params.tasks; b += gridDim.x) {
@@ -85,22 +85,22 @@ LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates
                        const Device& device) {
   using T = typename Task::T;
   check_sizes(params, coordinates);
-  Arena<T> sizing;
+  Arena sizing;
   const Task task(sizing, params, reverse);
-  const std::size_t fixed = kScratchOffset<Task> * sizeof(T), scratch = sizing.used() * sizeof(T);
+  const std::size_t fixed = kScratchOffset<Task> * sizeof(T), scratch = sizing.used();
   const bool shared = fixed + scratch <= device.shared_bytes;
   const Index most =
       shared ? std::numeric_limits<int>::max() : Index{kBlocksPerMultiprocessor} * device.multiprocessors;
-  return {task.state_size(), shared ? 0 : sizing.used(), static_cast<unsigned>(std::min(params.tasks, most)),
+  return {task.state_size(), shared ? 0 : sizing.used() / Index(sizeof(T)), static_cast<unsigned>(std::min(params.tasks, most)),
           block_threads(params, coordinates), shared ? fixed + scratch : fixed};
 }
 
 template <class Task, bool kReverse>
 void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch& how, void* stream) {
-  Arena<typename Task::T> sizing;
+  Arena sizing;
   const Task task(sizing, params, kReverse);
   launch(linear_kernel<Task, kReverse>, {how.blocks, how.threads, how.shared_bytes, stream},
-         {params, sizing.used(), how.workspace_size == 0}, kReverse ? "linear_reverse" : "linear_forward");
+         {params, sizing.used() / Index(sizeof(typename Task::T)), how.workspace_size == 0}, kReverse ? "linear_reverse" : "linear_forward");
 }
 
 template <class T>

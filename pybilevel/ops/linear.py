@@ -5,7 +5,7 @@
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
                              loss, coordinates, regime, classes, bias, scale, query_scale, nesterov,
                              steps, plan, slots, truncated)
-        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B,slots+1,state], status [B]
+        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,slots+1,state], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
 the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i.
@@ -80,11 +80,16 @@ def lanes(x: Tensor) -> int:
     return 1 if x.device.type == "cuda" else PACK_BYTES // x.element_size()
 
 
-def state_size(x: Tensor, classes: int, coordinates: str, momentum: bool) -> int:
+def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum: bool) -> int:
     """Scalars of one state of one task, padding included."""
-    unit = lanes(x)
+    unit = 1 if regime == "lanes" else lanes(x)
     columns, extra = (x.shape[1], classes + 1) if coordinates == "dual" else (x.shape[2], classes)
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
+
+
+def padded_tasks(x: Tensor, regime: str) -> int:
+    """How many tasks a trajectory has room for: in the regime "lanes" whole packs."""
+    return _round_up(x.shape[0], lanes(x)) if regime == "lanes" else x.shape[0]
 
 
 def _round_up(n: int, unit: int) -> int:
@@ -120,13 +125,13 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]
-    state = state_size(x, classes, coordinates, momentum is not None)
+    state = state_size(x, classes, coordinates, regime, momentum is not None)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(tasks, 0 if momentum is None else rows, classes),
         x.new_empty(0 if query_x is None else tasks),
         x.new_empty(tasks, queries, classes),
-        x.new_empty(tasks, slots + 1, state),
+        x.new_empty(padded_tasks(x, regime), slots + 1, state),
         x.new_empty(tasks, dtype=torch.int32),
     )
 
