@@ -57,9 +57,12 @@ def run(call: Call) -> tuple[Tensor, State]:
         DivergenceError: on CPU, if w_T is not finite.
     """
     inputs = _inputs(call)
-    if call.device.type == "cpu":
-        _check_inputs(call, inputs)
-    w, velocity = QuadraticSteps.apply(_form(call, call.steps), *inputs)  # type: ignore[no-untyped-call]
+    try:
+        w, velocity = QuadraticSteps.apply(_form(call, call.steps), *inputs)  # type: ignore[no-untyped-call]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if _finite(*inputs):
+            raise
+        raise DivergenceError(0 if not _finite(call.w0) else 1) from None  # eigh refuses a matrix with NaN
     if call.device.type == "cpu" and not _finite(w, velocity):
         raise DivergenceError(_first_bad_step(call, inputs))
     buffers = () if velocity is None else (velocity,)
@@ -122,17 +125,10 @@ def _inputs(call: Call) -> list[Tensor | None]:
     return [x, scale, l2, b, call.w0, v0, settings["lr"], momentum, settings["weight_decay"]]
 
 
-def _check_inputs(call: Call, inputs: list[Tensor | None]) -> None:
-    """LAPACK's eigh raises on a NaN: say first which iterate it makes."""
-    x, scale, l2, b, w0, v0, *_ = inputs
-    if not _finite(w0):
-        raise DivergenceError(0)
-    if not _finite(x, scale, l2, b, v0):
-        raise DivergenceError(1)
-
-
 def _first_bad_step(call: Call, inputs: list[Tensor | None]) -> int:
     """The first t whose w_t is not finite, by bisection: once an iterate overflows, so do those after it."""
+    if not _finite(call.w0):
+        return 0
     detached = [None if t is None else t.detach() for t in inputs]
     good, bad = 0, call.steps
     while bad - good > 1:

@@ -19,8 +19,8 @@ class Spectrum(NamedTuple):
     """Eigenvalues and eigenvectors of H.
 
     Attributes:
-        values: [*B, r], float64; with `partial` [*B, r + 1], the last one l2.
-        vectors: U [*B, D, r], orthonormal columns, in the dtype of the problem.
+        values: [*B, r]; with `partial` [*B, r + 1], the last one l2.
+        vectors: U [*B, D, r], orthonormal columns.
         partial: whether r < D.
     """
 
@@ -73,10 +73,9 @@ def decompose(x: Tensor, scale: Tensor, l2: Tensor, bias: bool) -> Spectrum:
     elif bias:
         h[..., -1, -1].sub_(l2)
     values, vectors = torch.linalg.eigh(h)
-    values = values.double()
     if basis is None:
         return Spectrum(values, vectors, False)
-    return Spectrum(torch.cat((values, l2.double().unsqueeze(-1)), -1), basis @ vectors, True)
+    return Spectrum(torch.cat((values, l2.unsqueeze(-1)), -1), basis @ vectors, True)
 
 
 def split(spectrum: Spectrum, matrix: Tensor, *, spanned: bool = False) -> Parts:

@@ -10,6 +10,10 @@ with g the cotangent of an output and a one of the three inputs,
 
 and the settings are differentiated by autograd through the powers, one number an eigenvalue.
 
+Everything here is float64, whatever the dtype of the problem: the directions of small eigenvalues, which the other
+ones swamp in a float32 product, are multiplied by up to lr T. In float32 the hypergradients of 256 steps came out 20
+times less exact than by stepping, in float64 as exact (docs/spectral.md).
+
 Source: Higham, Functions of Matrices, SIAM 2008, theorem 3.11 (Daleckii and Krein).
 """
 
@@ -22,7 +26,7 @@ from torch import Tensor
 
 from pybilevel.engine.generic import once
 from pybilevel.engine.spectral_basis import Parts, Spectrum, decompose, split, total
-from pybilevel.engine.spectral_powers import Map, Rule, differences, power
+from pybilevel.engine.spectral_powers import Rule, differences, power
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,17 @@ class QuadraticSteps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: Form, *inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x, scale, l2, b, w0, v0, *settings = inputs
-        assert x is not None and scale is not None and l2 is not None and b is not None
-        with _no_autocast(x):
+        assert inputs[0] is not None
+        dtype = inputs[0].dtype
+        with _no_autocast(inputs[0]):
+            x, scale, l2, b, *states, lr, momentum, decay = _doubled(inputs)
             spectrum = decompose(x, scale, l2, form.bias)
-            states = (w0,) if settings[1] is None else (w0, v0)
-            parts = [None if a is None else split(spectrum, a) for a in states]
-            parts.append(split(spectrum, b, spanned=True))
-            f = power(_rule(form, settings).step(spectrum.values), form.steps)
-            results = [_apply(spectrum, row, parts) for row in _at(f, spectrum, x.dtype)]
+            parts = _parts(spectrum, b, states[: 1 if momentum is None else 2])
+            f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
+            results = [_apply(spectrum, row, parts).to(dtype) for row in f]
         ctx.form, ctx.partial = form, spectrum.partial
         ctx.set_materialize_grads(False)
-        # x .. settings are saved, not kept, so that autograd notices when one is changed in place
+        # the inputs themselves, so that autograd notices when one is changed in place before the backward
         ctx.save_for_backward(*inputs, spectrum.values, spectrum.vectors)
         return results[0], results[1] if len(results) > 1 else None
 
@@ -63,7 +66,9 @@ class QuadraticSteps(torch.autograd.Function):
         *inputs, values, vectors = ctx.saved_tensors
         spectrum = Spectrum(values, vectors, ctx.partial)
         with torch.no_grad(), _no_autocast(vectors):
-            found = _Reverse(ctx.form, spectrum, inputs, bars).cotangents(ctx.needs_input_grad[1:])
+            reverse = _Reverse(ctx.form, spectrum, _doubled(inputs), _doubled(bars))
+            found = reverse.cotangents(ctx.needs_input_grad[1:])
+            found = [None if t is None else t.to(inputs[0].dtype) for t in found]
         if torch.is_grad_enabled():
             anchors = [t for t in (*inputs, *bars) if t is not None and t.requires_grad]
             found = once(found, anchors)
@@ -77,12 +82,11 @@ class _Reverse:
         self, form: Form, spectrum: Spectrum, inputs: Sequence[Any], bars: Sequence[Tensor | None]
     ) -> None:
         self._form, self._spectrum = form, spectrum
-        self._x, self._scale, self._l2, b, w0, v0, *self._settings = inputs
-        states = (w0,) if self._settings[1] is None else (w0, v0)
-        self._parts = [None if a is None else split(spectrum, a) for a in states]
-        self._parts.append(split(spectrum, b, spanned=True))
-        self._bars = [None if g is None else split(spectrum, g) for g in bars[: len(states)]]
-        self._rule = _rule(form, self._settings)
+        self._x, self._scale, _, b, *states, lr, momentum, decay = inputs
+        count = 1 if momentum is None else 2
+        self._parts = _parts(spectrum, b, states[:count])
+        self._bars = [None if g is None else split(spectrum, g) for g in bars[:count]]
+        self._rule = Rule(lr, momentum, decay, form.nesterov)
         self._step = self._rule.step(spectrum.values)
 
     def cotangents(self, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -93,8 +97,7 @@ class _Reverse:
         if any(wanted[:3]):
             found[:3] = self._data(wanted)
         if any(wanted[3:6]):
-            f = _at(power(self._step, self._form.steps), self._spectrum, self._x.dtype)
-            columns = [*zip(*f, strict=True)]
+            columns = [*zip(*power(self._step, self._form.steps), strict=True)]
             for place, column in ((3, -1), (4, 0), (5, 1)):
                 if wanted[place]:
                     found[place] = _apply(self._spectrum, columns[column], self._bars)
@@ -126,8 +129,7 @@ class _Reverse:
         """H_bar by blocks: U^T H_bar U [*B, r, r]; of H_bar + H_bar^T from U to the rest, [*B, r, D]; a trace."""
         spectrum, r = self._spectrum, self._spectrum.vectors.shape[-1]
         width = spectrum.values.shape[-1]
-        slope = self._rule.slope()
-        all_pairs = differences(self._step, slope, self._form.steps, self._x.dtype)
+        all_pairs = differences(self._step, self._rule.slope(), self._form.steps)
         core: Any = None
         cross: Any = None
         rest: Any = 0.0
@@ -150,41 +152,39 @@ class _Reverse:
 
     def _settings_bars(self, wanted: Sequence[bool]) -> list[Tensor | None]:
         """lr_bar, momentum_bar and decay_bar, by autograd through the powers."""
-        width = self._spectrum.values.shape[-1]
+        values = self._spectrum.values
+        settings = (self._rule.lr, self._rule.momentum, self._rule.decay)
+        lr, momentum, decay = leaves = [None if s is None else s.detach().requires_grad_() for s in settings]
+        assert lr is not None and decay is not None
         with torch.enable_grad():
-            leaves = [
-                None if s is None else s.detach().double().requires_grad_(need)
-                for s, need in zip(self._settings, wanted, strict=True)
-            ]
-            f = power(_rule(self._form, leaves).step(self._spectrum.values), self._form.steps)
-            value = sum(
-                (g.dot(a, width).double() * entry).sum()
-                for g, row in zip(self._bars, f, strict=True)
+            step = Rule(lr, momentum, decay, self._form.nesterov).step(values)
+            terms = [
+                (g.dot(a, values.shape[-1]) * entry).sum()
+                for g, row in zip(self._bars, power(step, self._form.steps), strict=True)
                 for a, entry in zip(self._parts, row, strict=True)
                 if g is not None and a is not None
-            )
-        asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-        bars = iter(torch.autograd.grad(value, asked, allow_unused=True, materialize_grads=True))  # type: ignore[arg-type]
-        return [
-            next(bars).to(self._x.dtype) if leaf is not None and leaf.requires_grad else None
-            for leaf in leaves
-        ]
+            ]
+            value = torch.stack(terms).sum()
+        asked = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad(value, asked, allow_unused=True, materialize_grads=True))
+        bars = [None if leaf is None else next(found) for leaf in leaves]
+        return [bar if need else None for bar, need in zip(bars, wanted, strict=True)]
 
 
-def _rule(form: Form, settings: Sequence[Tensor | None]) -> Rule:
-    lr, momentum, decay = (None if s is None else s.double() for s in settings)
-    assert lr is not None and decay is not None
-    return Rule(lr, momentum, decay, form.nesterov)
-
-
-def _at(f: Map, spectrum: Spectrum, dtype: torch.dtype) -> list[list[Tensor]]:
-    """The functions as values at all eigenvalues, in a dtype."""
-    return [[entry.to(dtype).expand(spectrum.values.shape) for entry in row] for row in f]
+def _parts(spectrum: Spectrum, b: Tensor, states: Sequence[Tensor | None]) -> list[Parts | None]:
+    """The inputs of the powers: w0 and perhaps v0 (None where they are zero), and b."""
+    return [*(None if a is None else split(spectrum, a) for a in states), split(spectrum, b, spanned=True)]
 
 
 def _apply(spectrum: Spectrum, functions: Sequence[Tensor], parts: Sequence[Parts | None]) -> Tensor:
-    """The sum of f(H) a over functions f and matrices a that are there."""
-    return total(spectrum, [a.scaled(f) for f, a in zip(functions, parts, strict=True) if a is not None])
+    """The sum of f(H) a over functions f, given by their values, and the matrices a that are there."""
+    shape = spectrum.values.shape
+    pairs = [(f.expand(shape), a) for f, a in zip(functions, parts, strict=True) if a is not None]
+    return total(spectrum, [a.scaled(f) for f, a in pairs])
+
+
+def _doubled(tensors: Sequence[Tensor | None]) -> list[Any]:
+    return [None if t is None else t.double() for t in tensors]
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:

@@ -71,21 +71,19 @@ def power(step: Map, steps: int) -> Map:
     return whole
 
 
-def differences(step: Map, slope: Map, steps: int, dtype: torch.dtype) -> Map:
-    """The divided differences [*B, D, D] of `power(step, steps)` at all pairs of eigenvalues, in `dtype`.
+def differences(step: Map, slope: Map, steps: int) -> Map:
+    """The divided differences [*B, D, D] of `power(step, steps)` at all pairs of eigenvalues.
 
-    step: at the D eigenvalues, [*B, D]; slope: [*B, 1]. Powers are taken in their own dtype (float64). Every rounding
-    in `dtype` is a relative one, of about log2 T factors. Cost: 5 operations on [*B, D, D] a product without momentum,
+    step: at the D eigenvalues, [*B, D]; slope: [*B, 1]. Cost: 5 operations on [*B, D, D] a product without momentum,
     25 with it.
     """
-    whole, base = step, _map(slope, lambda x: x.to(dtype).unsqueeze(-1))
+    whole, base = step, _map(slope, lambda x: x.unsqueeze(-1))
     found = base
     for bit in _bits(steps):
-        rows, columns = _sides(whole, dtype)
-        found = _product_rule(rows, found, found, columns)
+        found = _product_rule(_rows(whole), found, found, _columns(whole))
         whole = _product(whole, whole)
         if bit:
-            found = _product_rule(_sides(step, dtype)[0], found, base, _sides(whole, dtype)[1])
+            found = _product_rule(_rows(step), found, base, _columns(whole))
             whole = _product(step, whole)
     return found
 
@@ -119,10 +117,14 @@ def _dot(row: Sequence[Tensor], g: Map, column: int, plus: Tensor | None) -> Ten
     return total
 
 
-def _sides(f: Map, dtype: torch.dtype) -> tuple[Map, Map]:
-    """The values as columns [*B, D, 1] and as rows [*B, 1, D] of a matrix of pairs."""
-    cast = _map(f, lambda x: x.to(dtype))
-    return _map(cast, lambda x: x.unsqueeze(-1)), _map(cast, lambda x: x.unsqueeze(-2))
+def _rows(f: Map) -> Map:
+    """The values f(l_i) as [*B, D, 1]."""
+    return _map(f, lambda x: x.unsqueeze(-1))
+
+
+def _columns(f: Map) -> Map:
+    """The values f(l_j) as [*B, 1, D]."""
+    return _map(f, lambda x: x.unsqueeze(-2))
 
 
 def _map(f: Map, change: Callable[[Tensor], Tensor]) -> Map:
