@@ -6,7 +6,7 @@ from torch import Tensor
 from pybilevel import _C
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
-from pybilevel.engine.layout import Layout, lay_out
+from pybilevel.engine.layout import Layout, lay_out, restore
 from pybilevel.engine.memory import schedule_for
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
@@ -74,9 +74,9 @@ def run(call: Call) -> tuple[Tensor, State]:
     results = execute(call, None)
     problem = call.problem
     assert problem is not None
-    w = results.w.reshape(problem.shape)
+    w = restore(results.w, problem.tasks)
     momentum = isinstance(call.optimizer, SGD) and call.optimizer.has_momentum
-    buffers = (results.velocity.reshape(problem.shape),) if momentum else ()
+    buffers = (restore(results.velocity, problem.tasks),) if momentum else ()
     return w, State(w, (buffers,), call.start + call.steps, call.optimizer.name)
 
 
@@ -88,7 +88,7 @@ def execute(call: Call, outer: LinearProblem | None) -> LinearResults:
     """
     layout = lay_out(call, outer)
     results = linear_unroll(*layout.arguments(layout.itinerary()))
-    if call.device.type == "cpu" and not torch.compiler.is_compiling():
+    if results.status.is_cpu and not torch.compiler.is_compiling():
         _check_status(results.status)
     return results
 

@@ -27,7 +27,10 @@ PACK_BYTES = int(_C.pack_bytes())
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
-FORWARD, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
+FORWARD, BACKWARD = (
+    torch.ops.pybilevel.linear_unroll.default,
+    torch.ops.pybilevel.linear_unroll_backward.default,
+)
 
 
 class LinearResults(NamedTuple):

@@ -19,7 +19,9 @@ Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors sha
 
 def check_setting(name: str, value: Setting, *, below: float | None = None) -> None:
     """Raise unless `value` is a setting whose values are finite, >= 0 and (if given) < `below`."""
-    leaves = [value] if is_number(value) or isinstance(value, Tensor) else pytree.tree_leaves(value)
+    if is_number(value):
+        return check_range(name, value, below=below)
+    leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
     if not leaves:
         raise TypeError(f"{name} is empty: {value!r}; give a number, a tensor or a pytree shaped like w0")
     for leaf in leaves:

@@ -6,7 +6,15 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from pybilevel.checks import LOW_PRECISION, check_data, check_floating, check_range, check_same, is_number
+from pybilevel.checks import (
+    LOW_PRECISION,
+    check_data,
+    check_floating,
+    check_range,
+    check_same,
+    is_number,
+    is_zero,
+)
 
 Reduction = Literal["mean", "sum"]
 
@@ -45,7 +53,7 @@ class LinearProblem(ABC):
         self.weights = weights
         self.bias = bool(bias)
         self.reduction = reduction
-        self.regularised = not (is_number(l2) and l2 == 0)
+        self.regularised = not is_zero(l2)
         self.l2 = _resolve_l2(l2, x)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
