@@ -1,8 +1,7 @@
 """The normalised arguments of one unroll: what `arguments.normalise` makes, and both engines and explain take."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ Backend = Literal["auto", "fused", "generic"]
 Inner = LinearProblem | Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One checked call of `unroll`. An engine is `reasons(call)`, `run(call) -> (w_T, State)` and `describe(call)`.
 
     Attributes:

@@ -1,7 +1,6 @@
 """A call on a linear problem in the native operator's terms: flat tasks, coordinates and regime chosen, plan made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
@@ -33,8 +32,7 @@ class Itinerary(NamedTuple):
     truncated: bool
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """One call, ready for `linear_unroll`.
 
     Attributes:
@@ -132,7 +130,7 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
         coordinates,
         only_primal,
         choose_regime(size, coordinates, lanes(problem.x)),
-        (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem, optimizer), *query),
+        (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query),
         (
             problem.loss,
             problem.bias,
@@ -185,16 +183,11 @@ def _start(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tens
     )
 
 
-def _settings(
-    call: Call, problem: LinearProblem, optimizer: SGD
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """lr, momentum and weight decay as [B, T]; None where the optimizer has the number 0."""
+def _settings(call: Call, problem: LinearProblem) -> tuple[Tensor | None, ...]:
+    """lr, momentum and weight decay as [B, T]; None where the optimizer does not use it."""
 
-    def flat(name: str) -> Tensor:
-        return flatten(call.settings[name].expand((*problem.tasks, call.steps)), problem.tasks)
+    def flat(name: str) -> Tensor | None:
+        value = call.settings.get(name)
+        return None if value is None else flatten(value.expand((*problem.tasks, call.steps)), problem.tasks)
 
-    return (
-        flat("lr"),
-        flat("momentum") if optimizer.has_momentum else None,
-        flat("weight_decay") if optimizer.has_weight_decay else None,
-    )
+    return flat("lr"), flat("momentum"), flat("weight_decay")

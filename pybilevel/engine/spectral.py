@@ -130,10 +130,10 @@ def _inputs(call: Call) -> list[Tensor | None]:
             scale = problem.weights.unsqueeze(-1) * problem.scale
         b = x.mT @ (scale * problem.y)
     settings = {name: value.expand(*tasks, 1) for name, value in call.settings.items()}
-    momentum = settings["momentum"] if optimizer.has_momentum else None
+    lr, momentum, decay = (settings.get(name) for name in ("lr", "momentum", "weight_decay"))
     v0 = call.state.buffers[0][0] if call.state is not None and momentum is not None else None
-    l2 = problem.l2.expand(tasks)
-    return [x, scale, l2, b, call.w0, v0, settings["lr"], momentum, settings["weight_decay"]]
+    decay = x.new_zeros(*tasks, 1) if decay is None else decay
+    return [x, scale, problem.l2.expand(tasks), b, call.w0, v0, lr, momentum, decay]
 
 
 def _first_bad_step(call: Call, inputs: list[Tensor | None]) -> int:

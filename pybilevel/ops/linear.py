@@ -80,7 +80,7 @@ def _scratch_of(tensors: tuple[tuple[Any, ...] | None, ...], device: torch.devic
 
 def lanes(x: Tensor) -> int:
     """How many scalars the kernels pad rows to: a SIMD pack on the CPU, 1 on CUDA."""
-    return 1 if x.device.type == "cuda" else PACK_BYTES // x.element_size()
+    return 1 if x.is_cuda else PACK_BYTES // x.element_size()
 
 
 def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum: bool) -> int:

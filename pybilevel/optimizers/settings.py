@@ -59,7 +59,7 @@ def resolve(
     if not isinstance(value, Tensor):
         return torch.full([*lead, 1], float(value), dtype=dtype, device=device)
     if value.ndim == 0:
-        return value.to(device=device, dtype=dtype).reshape([*lead, 1])
+        return value.to(device=device, dtype=dtype).expand([*lead, 1])
     _check_device(name, value, device)
     if value.ndim == 1:
         if value.shape[0] != steps:

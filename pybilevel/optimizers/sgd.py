@@ -53,8 +53,13 @@ class SGD:
             )
 
     def settings(self) -> dict[str, Any]:
-        """lr, momentum, weight_decay."""
-        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        """lr, momentum, weight_decay; without the last two where they are the number 0, which `step` does not use."""
+        found = {"lr": self.lr}
+        if self.has_momentum:
+            found["momentum"] = self.momentum
+        if self.has_weight_decay:
+            found["weight_decay"] = self.weight_decay
+        return found
 
     def init(self, w: Tensor) -> Buffers:
         """A zero velocity, or nothing without momentum."""
@@ -73,7 +78,9 @@ class SGD:
         return w - settings["lr"] * direction, (velocity,)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{k}={_short(v)}" for k, v in self.settings().items())
+        shown = ", ".join(
+            f"{name}={_short(getattr(self, name))}" for name in ("lr", "momentum", "weight_decay")
+        )
         return f"SGD({shown}, nesterov={self.nesterov})"
 
 

@@ -33,6 +33,9 @@ class LinearProblem(ABC):
         reduction: "mean" or "sum".
         num_classes: c.
         loss: the name of the row loss in the native registry.
+        tasks: the leading task dimensions *B.
+        n: examples a task.
+        d: features, without the bias.
     """
 
     loss: ClassVar[str]
@@ -49,6 +52,8 @@ class LinearProblem(ABC):
     ) -> None:
         self.x = x
         self.y = y
+        self.tasks = tuple(x.shape[:-2])
+        self.n, self.d = x.shape[-2:]
         self.num_classes = num_classes
         self.weights = weights
         self.bias = bool(bias)
@@ -59,21 +64,6 @@ class LinearProblem(ABC):
             raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
         if weights is not None:
             _check_weights(weights, x)
-
-    @property
-    def tasks(self) -> tuple[int, ...]:
-        """The leading task dimensions *B."""
-        return tuple(self.x.shape[:-2])
-
-    @property
-    def n(self) -> int:
-        """Examples a task."""
-        return self.x.shape[-2]
-
-    @property
-    def d(self) -> int:
-        """Features, without the bias."""
-        return self.x.shape[-1]
 
     @property
     def c(self) -> int:
