@@ -52,9 +52,9 @@ def test_only_the_number_zero_keeps_no_velocity():
 @pytest.mark.parametrize(
     ("value", "tasks", "shape"),
     [
-        (0.1, (), [1]),
-        (0.1, (2, 3), [1, 1, 1]),
-        (torch.tensor(0.1), (3,), [1, 1]),
+        (0.1, (), []),
+        (0.1, (2, 3), []),
+        (torch.tensor(0.1), (3,), []),
         (torch.ones(5), (), [5]),
         (torch.ones(5), (3,), [1, 5]),
         (torch.ones(3, 1), (3,), [3, 1]),

@@ -26,7 +26,7 @@ class Call(NamedTuple):
         hparams: the pytree given to a callable; None: the callable takes w alone.
         steps: T >= 0.
         optimizer: the inner optimizer.
-        settings: its uniform settings by name, each of len(tasks) + 1 axes and expandable to [*tasks, steps].
+        settings: its uniform settings by name, each () or of len(tasks) + 1 axes, expandable to [*tasks, steps].
         elementwise: its settings with a value a parameter, by name: one tensor [1 or steps, ...] a leaf of w0.
             Every name of `optimizer.settings()` is in exactly one of the two.
         method: how to differentiate.

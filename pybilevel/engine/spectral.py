@@ -38,7 +38,7 @@ def check(call: Call) -> None:
             f"number, () or [*B, 1]), or else the step is no function of one symmetric matrix; {REMEDY}"
         )
     for name, value in call.settings.items():
-        if value.shape[-1] > 1:
+        if value.ndim and value.shape[-1] > 1:
             raise ValueError(
                 f"{name} has {value.shape[-1]} values, one a step: method=pb.Spectral() needs settings that do not "
                 f"vary with the step (a number, () or [*B, 1]), so that T steps are a power of one; {REMEDY}"

@@ -28,7 +28,6 @@ class LinearProblem(ABC):
         x: features [*B, n, d]; any strides.
         y: integer classes [*B, n] or floating targets [*B, n, c].
         weights: [*B, n], or None for ones.
-        l2: () or [*B], of the dtype of x.
         bias: whether W has a last row that is added and not regularised: W is [*B, d+1, c], else [*B, d, c].
         reduction: "mean" or "sum".
         num_classes: c.
@@ -59,11 +58,17 @@ class LinearProblem(ABC):
         self.bias = bool(bias)
         self.reduction = reduction
         self.regularised = not is_zero(l2)
-        self.l2 = _resolve_l2(l2, x)
+        self._l2 = _resolve_l2(l2, x)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
         if weights is not None:
             _check_weights(weights, x)
+
+    @property
+    def l2(self) -> Tensor:
+        """() or [*B], of the dtype of x; made of a number when asked for, since most outer problems are never asked."""
+        l2 = self._l2
+        return l2 if isinstance(l2, Tensor) else torch.full((), l2, dtype=self.x.dtype, device=self.x.device)
 
     @property
     def c(self) -> int:
@@ -109,7 +114,7 @@ class LinearProblem(ABC):
         """The same problem on other tensors (a subset of `tensors()`); shapes are not checked again."""
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
-        clone.__dict__.update(tensors)
+        clone.__dict__.update({"_l2" if name == "l2" else name: t for name, t in tensors.items()})
         return clone
 
     def promoted(self) -> Self:
@@ -162,12 +167,12 @@ def check_x(x: Tensor) -> None:
         raise ValueError(f"x must have n >= 1 examples and d >= 1 features, got [*B, n, d] = {list(x.shape)}")
 
 
-def _resolve_l2(l2: float | Tensor, x: Tensor) -> Tensor:
+def _resolve_l2(l2: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(l2, Tensor):
         if not is_number(l2):
             raise TypeError(f"l2 must be a number or a tensor () or [*B], got {type(l2).__name__}")
         check_range("l2", l2)
-        return torch.full((), float(l2), dtype=x.dtype, device=x.device)
+        return float(l2)
     check_floating("l2", l2)
     check_range("l2", l2)
     if l2.ndim == 0:
