@@ -38,10 +38,12 @@ struct Strided {
   Index column;
 };
 
-// Sizes of one matrix product (see mix, row_sums and dots above), and whether it adds to what is there.
+// Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:
+// C is too large to be found in a cache when it is read next.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;
+  bool stream = false;
 };
 
 template <class Team>

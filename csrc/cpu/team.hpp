@@ -135,8 +135,7 @@ struct Crew {
   }
 
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
-    const Index grain =
-        s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), DotsTile<T>::kRows);
+    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), kLanes);
     split(s.r, grain, [&](Index begin, Index end) {
       pb::dots<T>({s.p, s.q, end - begin, s.accumulate}, a, {b[begin], b.row},
                   {c.data + begin * c.column, c.row, c.column});

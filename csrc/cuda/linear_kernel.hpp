@@ -91,8 +91,9 @@ LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates
   const bool shared = fixed + scratch <= device.shared_bytes;
   const Index most =
       shared ? std::numeric_limits<int>::max() : Index{kBlocksPerMultiprocessor} * device.multiprocessors;
-  return {task.state_size(), shared ? 0 : sizing.used() / Index(sizeof(T)), static_cast<unsigned>(std::min(params.tasks, most)),
-          block_threads(params, coordinates), shared ? fixed + scratch : fixed};
+  return {params.tape_size(task.slot_size(), task.head_size()), shared ? 0 : sizing.used() / Index(sizeof(T)),
+          static_cast<unsigned>(std::min(params.tasks, most)), block_threads(params, coordinates),
+          shared ? fixed + scratch : fixed};
 }
 
 template <class Task, bool kReverse>
@@ -100,7 +101,8 @@ void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch
   Arena sizing;
   const Task task(sizing, params, kReverse);
   launch(linear_kernel<Task, kReverse>, {how.blocks, how.threads, how.shared_bytes, stream},
-         {params, sizing.used() / Index(sizeof(typename Task::T)), how.workspace_size == 0}, kReverse ? "linear_reverse" : "linear_forward");
+         {params, sizing.used() / Index(sizeof(typename Task::T)), how.workspace_size == 0},
+         kReverse ? "linear_reverse" : "linear_forward");
 }
 
 template <class T>

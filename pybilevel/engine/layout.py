@@ -18,7 +18,7 @@ from pybilevel.engine.select import (
     dual_rounds_well,
 )
 from pybilevel.methods import Reverse
-from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, state_size
+from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import Code, Schedule, encode
@@ -30,6 +30,15 @@ class Itinerary(NamedTuple):
     ops: Sequence[int]
     slots: int
     truncated: bool
+    keep: bool
+
+
+class Storage(NamedTuple):
+    """What a call stores: the schedule, the bytes of a slot, all tasks together, and whether predictions are in it."""
+
+    schedule: Schedule
+    slot_bytes: int
+    keep: bool
 
 
 class Layout(NamedTuple):
@@ -70,6 +79,26 @@ class Layout(NamedTuple):
         scalars = state_size(x, self.size.c, self.coordinates, self.regime, momentum is not None)
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
+    @property
+    def prediction_bytes(self) -> int:
+        """Bytes of the predictions of one state, all tasks together."""
+        x = self.tensors[0]
+        assert x is not None
+        return padded_tasks(x, self.regime) * predictions_size(x, self.size.c, self.regime) * x.element_size()
+
+    def storage(self, workspace_bytes: int | None = None) -> Storage:
+        """What the call's memory request buys. Predictions are kept, and not made again, where that needs no checkpoints.
+
+        A schedule that the caller names stores states and nothing else.
+        """
+        state_bytes = self.state_bytes
+        if workspace_bytes is None:
+            workspace_bytes = self.workspace_bytes(state_bytes)
+        both = state_bytes + self.prediction_bytes
+        keep = memory.whole_fits(self.call, both, workspace_bytes)
+        slot_bytes = both if keep else state_bytes
+        return Storage(memory.schedule_for(self.call, slot_bytes, workspace_bytes), slot_bytes, keep)
+
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
         return linear_scratch_bytes(*self.arguments(one_way(self.size.steps)))
@@ -86,9 +115,8 @@ class Layout(NamedTuple):
         wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in self.tensors)
         if not wanted:
             return one_way(self.size.steps)
-        state_bytes = self.state_bytes
-        schedule = memory.schedule_for(self.call, state_bytes, self.workspace_bytes(state_bytes))
-        itinerary: Itinerary = there_and_back(schedule, self.size.steps)
+        storage = self.storage()
+        itinerary: Itinerary = there_and_back(storage.schedule, self.size.steps, storage.keep)
         return itinerary
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
@@ -97,21 +125,21 @@ class Layout(NamedTuple):
         return (
             *self.tensors,
             *(loss, self.coordinates, self.regime, self.size.c, bias, scale, query_scale, nesterov),
-            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.truncated),
+            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
         )
 
 
 def one_way(steps: int) -> Itinerary:
     """All steps and nothing kept, for a call that nobody will reverse."""
-    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False)
+    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False, False)
 
 
 # torch.compile cannot trace into the planner, whose answer depends on constants only
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def there_and_back(schedule: Schedule, steps: int) -> Itinerary:
+def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
     plan = schedule.plan(steps)
-    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps)
+    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps, keep)
 
 
 def lay_out(call: Call, outer: LinearProblem | None) -> Layout:

@@ -48,7 +48,7 @@ void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool 
 
 std::vector<double> run_cuda(const Case& c, const pb::cuda::Device& device) {
   const pb::LinearVariant variant{c.loss, c.coordinates};
-  Batch batch(c, plan_linear(Batch(c, 1).params, variant, false, device).state_size);
+  Batch batch(c, plan_linear(Batch(c, 1).params, variant, false, device).tape_size);
   run_half(batch, c, device, false);
   batch.prepare_reverse();
   run_half(batch, c, device, true);
