@@ -16,8 +16,10 @@ costs about 5 us, which is what one core needs for this many multiply-adds)."""
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
 
-LANE_ROWS = 16
-"""Examples up to which a task per SIMD lane is faster than a pack of rows."""
+LANE_ROWS, LANE_PACKS = 32, 4
+"""Examples up to which a task per SIMD lane is faster than a pack of rows, given that many packs of tasks at least, to
+have something for every thread. Measured on one core (AVX-512 registers, 8 lanes, 128 tasks, d = 64, T = 20): 1.7 times
+for n = 5, 1.3 for n = 25, 1.1 for n = 32. The number of threads may not decide: the two do not round alike."""
 
 LONG_NORMAL = 256
 """Steps up to which float32 normal coordinates round well where d <= n < 4 d; see `normal_rounds_well`."""
@@ -70,5 +72,5 @@ def choose_regime(size: LinearSize, coordinates: Coordinates, lanes: int) -> Reg
     few, large = size.tasks < FEW_TASKS, size.step_flops(coordinates) >= 2 * ROWS_WORK
     if few and large:
         return "rows"
-    tiny = coordinates == "dual" and size.n <= LANE_ROWS and 2 * size.tasks >= lanes > 1
-    return "lanes" if tiny else "tasks"
+    small = coordinates == "dual" and size.n <= LANE_ROWS and size.tasks >= LANE_PACKS * lanes
+    return "lanes" if small and lanes > 1 else "tasks"
