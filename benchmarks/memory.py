@@ -27,7 +27,9 @@ from benchmarks.machine import ROOT, synchronize
 from benchmarks.measure import inputs_on
 from benchmarks.workloads import HYPER_CLEANING, Shape
 
-SHAPE = Shape(n=1000, m=500, d=256, c=10, steps=0)
+SHAPE = Shape(
+    n=500, m=500, d=64, c=10, steps=0
+)  # as growth-steps, so that both say what memory costs in time
 TINY = Shape(n=40, m=10, d=8, c=10, steps=0)
 STEPS, TINY_STEPS = (10, 100, 1000, 10000), (2, 5)
 MEASURED = STEPPING
