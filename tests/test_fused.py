@@ -195,7 +195,7 @@ def test_explain_of_the_fused_engine():
     )
     assert (explained.coordinates, explained.slots, explained.steps) == ("dual", 2, 10)
     assert explained.recomputation == pb.Revolve(2).plan(10).factor > 1
-    assert "a task per SIMD lane" in explained.regime and "dual, by operations: primal " in explained.regime
+    assert "a thread per task" in explained.regime and "dual, by operations: primal " in explained.regime
     assert explained.peak_memory > 0 and "fused" in str(explained)
 
 

@@ -56,7 +56,9 @@ def test_every_row_has_a_python_class() -> None:
 
 def test_the_module_tells_the_rows() -> None:
     coordinates = [(name, losses) for kind, name, _, losses in ROWS if kind == "COORDINATES"]
-    pairs = [(loss, name) for loss in names("LOSS") for name, losses in coordinates if losses in ("any", loss)]
+    pairs = [
+        (loss, name) for loss in names("LOSS") for name, losses in coordinates if losses in ("any", loss)
+    ]
     assert _C.registry() == {"problems": pairs, "optimizers": names("OPTIMIZER")}
 
 
@@ -85,5 +87,19 @@ def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
     x, labels, settings = torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, steps)
     plan = pb.StoreAll().plan(steps)
     data = (x, labels, None, torch.zeros(2), None, None, settings, settings, None, None, None, None)
-    sizes = (loss, coordinates, "tasks", 3, True, 1.0, 1.0, False, steps, list(plan.ops), plan.slots, False, False)
+    sizes = (
+        loss,
+        coordinates,
+        "tasks",
+        3,
+        True,
+        1.0,
+        1.0,
+        False,
+        steps,
+        list(plan.ops),
+        plan.slots,
+        False,
+        False,
+    )
     return torch.ops.pybilevel.linear_unroll(*data, *sizes)

@@ -7,8 +7,8 @@ A multiply-add counts as two. A step, and a step back:
     dual      2 n^2 c   2 n^2 c      2 n^2 c    2 n^2 c                         2 n^2 d, 2 n^2 d, 2 n^2 d
     normal    2 d^2 c   2 d^2 c                 2 d^2 c *  2 d^2 c              2 n d^2, 2 n d^2, 2 n d^2 *
 
-"Not kept": predictions made again in the reverse half. "Settings": step size or Nesterov momentum. *: for example weights
-too. What is linear in n, d and c a step counts as nothing.
+"Not kept": predictions made again in the reverse half. "Settings": step size or Nesterov momentum. *: for example
+weights too. What is linear in n, d and c a step counts as nothing.
 """
 
 from typing import Literal, NamedTuple

@@ -116,7 +116,8 @@ def describe_layout(layout: Layout) -> Explanation:
         coordinates=layout.coordinates,
         regime=f"{REGIMES[layout.regime]}; {layout.why}",
         reasons=(),
-        schedule=storage.schedule.describe() + (", with the predictions of every state" if storage.keep else ""),
+        schedule=storage.schedule.describe()
+        + (", with the predictions of every state" if storage.keep else ""),
         steps=call.steps,
         slots=plan.slots,
         recomputation=plan.factor,

@@ -91,7 +91,7 @@ class Layout(NamedTuple):
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
-        """What the call's memory request buys. Predictions are kept, and not made again, where that needs no checkpoints.
+        """What the call's memory request buys. Predictions are kept, not made again, where that needs no checkpoints.
 
         A schedule that the caller names stores states and nothing else.
         """

@@ -55,7 +55,7 @@ def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> 
     """Whether normal coordinates are about as exact as primal ones, whatever they cost.
 
     A residual is then the difference of two sums over all examples, S W - b, and the hypergradient of an example weight
-    a difference once more. Measured in float32, relative errors of the hypergradients of x and of the weights on Gaussian
+    a difference once more. Measured in float32, relative errors of the hypergradients of x and of the weights, Gaussian
     features, normal against primal: n = 1000, d = 64, T = 256: 6e-7, 5e-6 and 5e-7, 2e-6; n = 300, d = 256, T = 256:
     4e-6, 6e-6 and 6e-7, 1e-6; n = 300, d = 256, T = 1024: 3e-5 and 3e-6; with momentum 0.9, T = 256: 3e-5 and 2e-6.
     """

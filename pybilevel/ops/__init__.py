@@ -10,4 +10,12 @@ from pybilevel.ops.linear import (
     state_size,
 )
 
-__all__ = ["LinearResults", "lanes", "linear_scratch_bytes", "linear_unroll", "padded_tasks", "predictions_size", "state_size"]
+__all__ = [
+    "LinearResults",
+    "lanes",
+    "linear_scratch_bytes",
+    "linear_unroll",
+    "padded_tasks",
+    "predictions_size",
+    "state_size",
+]

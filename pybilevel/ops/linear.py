@@ -8,7 +8,8 @@
         -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
-the first t for which w_t is not finite. With `keep`, a slot holds the predictions of its state too. `outer` is query_scale * sum_i query_weights_i * loss_i.
+the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of
+the trajectory holds the predictions of its state too.
 """
 
 from collections.abc import Sequence
