@@ -35,7 +35,7 @@ def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mode", MODES)
 def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
     """Every result and cotangent to rounding; the same bits under another plan and with scratch elsewhere."""
-    sources = [CUDA / "linear_double.cu"], [EMULATOR / "linear.cpp", cpu_kernels]
+    sources = [CUDA / "linear_double.cu", CUDA / "linear_grid_double.cu"], [EMULATOR / "linear.cpp", cpu_kernels]
     done = run_program(emulated(tmp_path, "linear", mode, *sources))
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 

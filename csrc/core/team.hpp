@@ -1,14 +1,16 @@
 // The Team: all that the mathematics knows about the machine.
 //
 // A team is a group of workers that run one task together: a CPU thread whose lanes are a SIMD pack of rows, a crew of
-// CPU threads, a CUDA block. Its methods are collective: all workers call them, with the same arguments, and each ends
+// CPU threads, a CUDA block, all blocks of a CUDA launch. Its methods are collective: all workers call them, with the same arguments, and each ends
 // with a barrier, so that what it wrote is visible to all. No plan and no number of CPU threads changes a result.
 //
-// On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory: every
-// worker runs its code, so its members may change only inside a collective, as in `team.for_each(1, ...)`. Lambdas are
+// On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory of the block
+// or in global memory: every worker runs its code, so its members may change only inside a collective, as in
+// `team.for_each(1, ...)`, and no worker may read what the next collective changes before it calls it. Lambdas are
 // copied into loops: capture what they read in locals, or `this` where it changes nothing.
 //
 //   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
+//   kRowCut                   how a pass over the rows of a data set is cut for chunks()
 //   load(p), store(p, lane)   a lane from / to p[0 .. kLanes); static, not collective
 //   for_each(n, f)            f(i) for i = 0 .. n-1, independent
 //   for_pairs(m, n, f)        f(i, j) for i = 0 .. m-1 and j = 0 .. n-1, independent; j runs fastest
@@ -34,6 +36,12 @@ struct Strided {
   Index column;
 };
 
+// A pass over rows is cut into chunks of at least `chunk` rows, at most `most` of them, each of blocks of `block` rows.
+// The cut decides the order of additions: it follows from the sizes and the kind of team, never from its number of workers.
+struct RowCut {
+  Index block, chunk, most;
+};
+
 // Sizes of one matrix product (see mix, row_sums and dots above), and whether it adds to what is there.
 struct Shape {
   Index p, q, r;
@@ -43,6 +51,7 @@ struct Shape {
 template <class Team>
 concept TeamLike = requires(Team team, typename Team::Scalar* p, typename Team::Lane lane, Shape shape) {
   { Team::kLanes } -> std::convertible_to<Index>;
+  { Team::kRowCut } -> std::convertible_to<RowCut>;
   { Team::load(p) } -> std::same_as<typename Team::Lane>;
   Team::store(p, lane);
   team.mix(shape, Strided<const typename Team::Scalar>{}, Matrix<const typename Team::Scalar>{},

@@ -9,11 +9,15 @@
 
 namespace pb::inline PB_ISA {
 
+inline constexpr RowCut kCpuRowCut{64, 256,
+                                   16};  // a block of features is still in cache when it is read again
+
 template <class T>
 struct Solo {
   using Scalar = T;
   using Lane = Pack<T>;
   static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr RowCut kRowCut = kCpuRowCut;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
@@ -62,6 +66,7 @@ struct Crew {
   using Scalar = T;
   using Lane = Pack<T>;
   static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr RowCut kRowCut = kCpuRowCut;
   static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
   static constexpr Index kMultiplyAdds = 1 << 18;  // the same for a matrix product
 

@@ -64,18 +64,24 @@ __device__ __forceinline__ int tile_width(int begin, int step, int end) {
   return count < kTile ? count : kTile;
 }
 
-/// f(row, first column) for tiles of `columns` columns; each warp takes every warps_of_block()-th of them.
+/// The warps that share a product, of one block or of the whole grid, and which of them this one is.
+struct Warps {
+  int count, self;
+};
+
+/// f(row, first column) for tiles of `columns` columns; each warp takes every warps.count-th of them.
 template <class F>
-__device__ __forceinline__ void for_tiles(int rows, int width, int columns, F&& f) {
+__device__ __forceinline__ void for_tiles(Warps warps, int rows, int width, int columns, F&& f) {
   const int tiles = (width + columns - 1) / columns;
-  for (int i = warp_in_block(); i < rows * tiles; i += warps_of_block()) f(i / tiles, i % tiles * columns);
+  for (int i = warps.self; i < rows * tiles; i += warps.count) f(i / tiles, i % tiles * columns);
 }
 
 /// C[p, q] (+)= sum_r A(p, r) B[r, q]; no barrier. Lane l has the columns l, l + 32, l + 64, l + 96 of its tile.
 template <class T>
-__device__ __attribute__((noinline)) void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+__device__ __attribute__((noinline)) void mix(Warps warps, Shape s, Strided<const T> a, Matrix<const T> b,
+                                              Matrix<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);
-  for_tiles(static_cast<int>(s.p), q, kTile * kWarpSize, [&](int row, int first) {
+  for_tiles(warps, static_cast<int>(s.p), q, kTile * kWarpSize, [&](int row, int first) {
     const int column = first + lane_in_warp(), width = tile_width(column, kWarpSize, q);
     if (width == 0) return;
     T sums[kTile] = {};
@@ -87,11 +93,12 @@ __device__ __attribute__((noinline)) void mix(Shape s, Strided<const T> a, Matri
 
 /// C(p, r) (+)= sum_q A[p, q] B[r, q]; no barrier. Short rows: lanes as in mix; long rows: lanes share a reduction.
 template <class T>
-__device__ __attribute__((noinline)) void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+__device__ __attribute__((noinline)) void dots(Warps warps, Shape s, Matrix<const T> a, Matrix<const T> b,
+                                               Strided<T> c) {
   const int q = static_cast<int>(s.q), r = static_cast<int>(s.r);
   const bool shared = q >= kLongReduction;
   const int step = shared ? 1 : kWarpSize;
-  for_tiles(static_cast<int>(s.p), r, kTile * step, [&](int row, int first) {
+  for_tiles(warps, static_cast<int>(s.p), r, kTile * step, [&](int row, int first) {
     const int lane = lane_in_warp(), column = shared ? first : first + lane,
               width = tile_width(column, step, r);
     T sums[kTile] = {};
@@ -108,8 +115,8 @@ __device__ __attribute__((noinline)) void dots(Shape s, Matrix<const T> a, Matri
 
 /// out[p] (+)= sum_q A[p, q]; no barrier.
 template <class T>
-__device__ __attribute__((noinline)) void row_sums(Shape s, Matrix<const T> a, T* out) {
-  for (int row = warp_in_block(); row < s.p; row += warps_of_block()) {
+__device__ __attribute__((noinline)) void row_sums(Warps warps, Shape s, Matrix<const T> a, T* out) {
+  for (int row = warps.self; row < s.p; row += warps.count) {
     T sum = 0;
     for (int q = lane_in_warp(); q < s.q; q += kWarpSize) sum += a[row][q];
     sum = warp_sum(sum);

@@ -13,7 +13,7 @@ class LinearSweep {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
-  static constexpr Index kBlock = 64, kChunkRows = 256, kMostChunks = 16;
+  static constexpr RowCut kCut = Team::kRowCut;
 
   PB_HD LinearSweep(Arena<T>& arena, Index rows, Index size)
       : rows_(rows), size_(size), chunks_(count_chunks(rows)), partial_(arena.take(chunks_ * size)) {}
@@ -21,13 +21,13 @@ class LinearSweep {
   // f(member, first row, number of rows, partial sum to add to)
   template <class F>
   PB_HD void run(const Team& team, F f) const {
-    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), kBlock);
+    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), kCut.block);
     team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
       T* const partial = partial_ + chunk * size_;
       member.for_each(size_, [=](Index i) { partial[i] = 0; });
       const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
-      for (Index first = begin; first < end; first += kBlock) {
-        f(member, first, first + kBlock < end ? kBlock : end - first, partial);
+      for (Index first = begin; first < end; first += kCut.block) {
+        f(member, first, first + kCut.block < end ? kCut.block : end - first, partial);
       }
     });
   }
@@ -43,8 +43,8 @@ class LinearSweep {
 
  private:
   PB_HD static Index count_chunks(Index rows) {
-    const Index wanted = ceil_div(rows, kChunkRows);
-    return wanted < 1 ? 1 : wanted < kMostChunks ? wanted : kMostChunks;
+    const Index wanted = ceil_div(rows, kCut.chunk);
+    return wanted < 1 ? 1 : wanted < kCut.most ? wanted : kCut.most;
   }
 
   Index rows_, size_, chunks_;
