@@ -28,14 +28,11 @@ py::dict registry() {
   return rows;
 }
 
-/// Which instruction sets the CPU kernels were compiled for, and which of them this processor has.
-py::dict instruction_sets() {
-  py::dict sets;
-  sets["baseline"] = true;
-#if PB_HAS_AVX2
-  sets["avx2"] = static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
-#endif
-  return sets;
+/// The instruction sets that the CPU kernels were compiled for and this processor runs, the widest last.
+py::list instruction_sets() {
+  py::list names;
+  for (const LinearKernels* kernels : runnable_kernels()) names.append(kernels->isa);
+  return names;
 }
 
 /// Bytes of a SIMD pack of the kernels that this processor runs: rows are padded to whole packs.

@@ -5,24 +5,24 @@
 
 namespace pb {
 
-template <class T>
 class Arena {
  public:
-  static constexpr Index kAlign = 64 / sizeof(T);
+  static constexpr Index kAlign = 64;  // bytes
 
-  PB_HD explicit Arena(T* base = nullptr) : base_(base) {}
+  PB_HD explicit Arena(void* base = nullptr) : base_(static_cast<unsigned char*>(base)) {}
 
-  // Reserves n scalars, 64-byte aligned; the contents are undefined.
+  // Reserves n elements, 64-byte aligned; the contents are undefined.
+  template <class T>
   PB_HD T* take(Index n) {
-    T* p = base_ ? base_ + used_ : nullptr;
-    used_ += round_up(n, kAlign);
+    T* const p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += round_up(n * static_cast<Index>(sizeof(T)), kAlign);
     return p;
   }
 
-  PB_HD Index used() const { return used_; }
+  PB_HD Index used() const { return used_; }  // bytes
 
  private:
-  T* base_;
+  unsigned char* base_;
   Index used_ = 0;
 };
 

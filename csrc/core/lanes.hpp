@@ -5,6 +5,12 @@
 
 namespace pb::inline PB_ISA {
 
+// x = 0; a buffer that is absent is left alone.
+template <class Team>
+PB_HD void fill_zero(const Team& team, typename Team::Scalar* x, Index n) {
+  if (x) team.for_lanes(n, [=](Index i) { Team::store(x + i, typename Team::Lane{}); });
+}
+
 // y += a x
 template <class Team>
 PB_HD void add_scaled(const Team& team, Index n, typename Team::Scalar a, const typename Team::Scalar* x,
@@ -21,6 +27,17 @@ PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team
     sums[0] += Team::load(x + i) * Team::load(y + i);
   });
   return sum[0];
+}
+
+// Whether no element is infinite or NaN, known to every worker.
+template <class Team>
+PB_HD bool all_finite(const Team& team, Index n, const typename Team::Scalar* x) {
+  typename Team::Scalar sum[1];
+  team.template reduce<1>(n, sum, [=](Index i, typename Team::Lane(&sums)[1]) {
+    const typename Team::Lane value = Team::load(x + i);
+    sums[0] += value - value;
+  });
+  return sum[0] == 0;
 }
 
 }  // namespace pb::inline PB_ISA

@@ -15,6 +15,14 @@ struct PlacedOp {
   std::int32_t step;     // index of the working state before the op
 };
 
+// What a driver has to know of an unroll; kernels get it by value.
+struct UnrollParams {
+  Index steps = 0;
+  const PlacedOp* plan = nullptr;
+  Index plan_length = 0, plan_split = 0, slots = 0;
+  bool truncated = false;  // the plan reverses only the last steps: cotangents of the initial state are zero
+};
+
 struct PlacedPlan {
   std::vector<PlacedOp> ops;
   Index split = 0;  // ops before the first REVERSE

@@ -11,6 +11,10 @@
 //
 //   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
 //   kRowCut                   how a pass over the rows of a data set is cut for chunks()
+//   Real                      float or double: what tensors hold. Scalar too, but for a team that runs a task per SIMD
+//                             lane, where a scalar is a pack with the numbers of several tasks
+//   Series<E>, series(b, t)   one number a step of task t, as a scalar: s[step], s.set(step, x)
+//   vanishes(x)               whether a scalar is 0
 //   load(p), store(p, lane)   a lane from / to p[0 .. kLanes); static, not collective
 //   for_each(n, f)            f(i) for i = 0 .. n-1, independent
 //   for_pairs(m, n, f)        f(i, j) for i = 0 .. m-1 and j = 0 .. n-1, independent; j runs fastest

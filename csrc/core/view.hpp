@@ -13,6 +13,7 @@ struct Vector {
 
   PB_HD explicit operator bool() const { return data != nullptr; }
   PB_HD T& operator[](Index i) const { return data[i * stride]; }
+  PB_HD void set(Index i, T x) const { data[i * stride] = x; }
 };
 
 // A matrix whose rows are contiguous.

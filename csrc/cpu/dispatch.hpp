@@ -1,23 +1,40 @@
-// Which of the compiled instruction sets this processor runs. PYBILEVEL_ISA=baseline asks for the portable one.
+// Which of the compiled instruction sets this processor runs: the widest. PYBILEVEL_ISA=baseline | avx2 | avx512 asks
+// for one; a name that is unknown, or that this processor does not run, counts as not set.
 #pragma once
 
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "cpu/linear.hpp"
 
 namespace pb {
 
-inline const LinearKernels& cpu_kernels() {
-#if PB_HAS_AVX2
-  static const bool fast = [] {
-    const char* asked = std::getenv("PYBILEVEL_ISA");
-    if (asked != nullptr && std::string_view(asked) == "baseline") return false;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  }();
-  if (fast) return linear_kernels_avx2;
+// Every compiled instruction set that this processor runs, the widest last.
+inline std::vector<const LinearKernels*> runnable_kernels() {
+  std::vector<const LinearKernels*> kernels{&linear_kernels_baseline};
+#if PB_X86
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    kernels.push_back(&linear_kernels_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+      kernels.push_back(&linear_kernels_avx512);
+    }
+  }
 #endif
-  return linear_kernels_baseline;
+  return kernels;
+}
+
+inline const LinearKernels& cpu_kernels() {
+  static const LinearKernels& chosen = []() -> const LinearKernels& {
+    const auto kernels = runnable_kernels();
+    const char* asked = std::getenv("PYBILEVEL_ISA");
+    for (const LinearKernels* kernel : kernels) {
+      if (asked != nullptr && std::string_view(asked) == kernel->isa) return *kernel;
+    }
+    return *kernels.back();
+  }();
+  return chosen;
 }
 
 }  // namespace pb

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 
+#include "cpu/lanes_team.hpp"
 #include "cpu/team.hpp"
 #include "driver/linear_dispatch.hpp"
 
@@ -19,34 +20,33 @@ struct Free {
 
 template <class Task, class T>
 Index scratch_size(const LinearParams<T>& params, bool reverse) {
-  Arena<T> sizing;
+  Arena sizing;
   const Task task(sizing, params, reverse);
-  return round_up(sizing.used() + 1, Arena<T>::kAlign);
+  return sizing.used() + Arena::kAlign;
 }
 
 template <class Task, class T>
 std::unique_ptr<T, Free> allocate_scratch(const LinearParams<T>& params, bool reverse) {
-  const Index count = scratch_size<Task>(params, reverse);
-  T* const base = static_cast<T*>(std::aligned_alloc(64, count * sizeof(T)));
+  const Index bytes = scratch_size<Task>(params, reverse);
+  T* const base = static_cast<T*>(std::aligned_alloc(Arena::kAlign, bytes));
   if (!base) throw std::bad_alloc();
-  if (params.poison) {
-    for (Index i = 0; i < count; ++i) base[i] = std::numeric_limits<T>::quiet_NaN();
-  }
+  if (params.poison) std::fill(base, base + bytes / sizeof(T), std::numeric_limits<T>::quiet_NaN());
   return std::unique_ptr<T, Free>(base);
 }
 
-template <class Task, class Team, class T>
-void run_range(const LinearParams<T>& params, const Team& team, Index begin, Index end, bool reverse) {
-  const auto scratch = allocate_scratch<Task>(params, reverse);
-  Arena<T> arena(scratch.get());
-  Task task(arena, params, reverse);
-  for (Index b = begin; b < end; ++b) reverse ? task.reverse(team, b) : task.forward(team, b);
+// Runs the tasks [begin, end) one after the other.
+template <class Task, bool kReverse, class Team, class T>
+void run_range(const LinearParams<T>& params, const Team& team, Index begin, Index end) {
+  const auto scratch = allocate_scratch<Task>(params, kReverse);
+  Arena arena(scratch.get());
+  Task task(arena, params, kReverse);
+  for (Index b = begin; b < end; ++b) kReverse ? task.reverse(team, b) : task.forward(team, b);
 }
 
 template <class T, bool kReverse>
 void run_rows(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
   with_linear_task<Crew<T>>(
-      variant, [&]<class Task> { run_range<Task>(params, Crew<T>{parallel}, 0, params.tasks, kReverse); });
+      variant, [&]<class Task> { run_range<Task, kReverse>(params, Crew<T>{parallel}, 0, params.tasks); });
 }
 
 template <class T, bool kReverse>
@@ -55,7 +55,21 @@ void run_tasks(const LinearParams<T>& params, LinearVariant variant, const Paral
   with_linear_task<Solo<T>>(variant, [&]<class Task> {
     parallel(ceil_div(params.tasks, size), [&](Index group) {
       const Index begin = group * size, end = std::min(begin + size, params.tasks);
-      run_range<Task>(params, Solo<T>{}, begin, end, kReverse);
+      run_range<Task, kReverse>(params, Solo<T>{}, begin, end);
+    });
+  });
+}
+
+template <class T, bool kReverse>
+void run_lanes(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
+  constexpr Index size = Lanes<T>::kTasks;
+  with_linear_bundle<Lanes<T>>(variant, [&]<class Bundle> {
+    parallel(ceil_div(params.tasks, size), [&](Index i) {
+      const auto scratch = allocate_scratch<Bundle>(params, kReverse);
+      Arena arena(scratch.get());
+      Bundle bundle(arena, params, kReverse);
+      const Lanes<T> team{std::min(size, params.tasks - i * size)};
+      kReverse ? bundle.reverse(team, i * size) : bundle.forward(team, i * size);
     });
   });
 }
@@ -64,24 +78,31 @@ template <class T, bool kReverse>
 void run(const LinearParams<T>& params, LinearVariant variant, Regime regime, const Parallel& parallel) {
   if (regime == Regime::kRows) {
     run_rows<T, kReverse>(params, variant, parallel);
-  } else {
+  } else if (regime == Regime::kTasks) {
     run_tasks<T, kReverse>(params, variant, parallel);
+  } else {
+    run_lanes<T, kReverse>(params, variant, parallel);
   }
 }
 
-// Both teams lay out the same states and the same scratch.
+// f.template operator()<Task>() with what runs in a regime; Solo and Crew lay out the same states and scratch.
+template <class T, class F>
+Index with_any(LinearVariant variant, Regime regime, F&& f) {
+  return regime == Regime::kLanes ? with_linear_bundle<Lanes<T>>(variant, f) : with_linear_task<Solo<T>>(variant, f);
+}
+
 template <class T>
-Index state_size(const LinearParams<T>& params, LinearVariant variant) {
-  return with_linear_task<Solo<T>>(variant, [&]<class Task> {
-    Arena<T> sizing;
+Index state_size(const LinearParams<T>& params, LinearVariant variant, Regime regime) {
+  return with_any<T>(variant, regime, [&]<class Task> {
+    Arena sizing;
     return Task(sizing, params, false).state_size();
   });
 }
 
 template <class T>
-Index scratch_bytes(const LinearParams<T>& params, LinearVariant variant) {
-  return with_linear_task<Solo<T>>(variant, [&]<class Task> {
-    return std::max(scratch_size<Task>(params, false), scratch_size<Task>(params, true)) * Index(sizeof(T));
+Index scratch_bytes(const LinearParams<T>& params, LinearVariant variant, Regime regime) {
+  return with_any<T>(variant, regime, [&]<class Task> {
+    return std::max(scratch_size<Task>(params, false), scratch_size<Task>(params, true));
   });
 }
 

@@ -1,6 +1,7 @@
 // Entry points of the fused linear problems on the CPU, one table per instruction set.
 #pragma once
 
+#include <string_view>
 #include <type_traits>
 
 #include "cpu/parallel.hpp"
@@ -9,8 +10,14 @@
 
 namespace pb {
 
-// A thread per task; or all threads on the rows of one task after another.
-enum class Regime { kTasks, kRows };
+// A thread per task; all threads on the rows of one task after another; a task per SIMD lane of a thread.
+enum class Regime { kTasks, kRows, kLanes };
+inline constexpr std::string_view kRegimes[] = {"tasks", "rows", "lanes"};
+
+// How many tasks share a trajectory: in Regime::kLanes its numbers are interleaved, and the last lanes may be idle.
+constexpr Index tasks_together(Regime regime, int pack_bytes, Index scalar_bytes) {
+  return regime == Regime::kLanes ? pack_bytes / scalar_bytes : 1;
+}
 
 // How many teams of Regime::kTasks run side by side at most: tasks go to threads in groups of a size that depends on
 // their number alone, so that scratch is set up once for several and stays in cache.
@@ -19,9 +26,8 @@ constexpr Index group_size(Index tasks) { return tasks >= 256 ? 8 : tasks >= 32 
 // The kernels of one precision.
 template <class T>
 struct LinearEntries {
-  Index (*state_size)(const LinearParams<T>&, LinearVariant);  // scalars of a state in the trajectory
-  Index (*scratch_bytes)(const LinearParams<T>&,
-                         LinearVariant);  // of one team, the larger of both directions
+  Index (*state_size)(const LinearParams<T>&, LinearVariant, Regime);     // scalars of a task's state
+  Index (*scratch_bytes)(const LinearParams<T>&, LinearVariant, Regime);  // of a team, the larger of both halves
   void (*forward)(const LinearParams<T>&, LinearVariant, Regime, const Parallel&);
   void (*reverse)(const LinearParams<T>&, LinearVariant, Regime, const Parallel&);
 };
@@ -44,5 +50,6 @@ struct LinearKernels {
 
 extern const LinearKernels linear_kernels_baseline;
 extern const LinearKernels linear_kernels_avx2;
+extern const LinearKernels linear_kernels_avx512;
 
 }  // namespace pb

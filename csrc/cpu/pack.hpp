@@ -8,7 +8,9 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "core/portable.hpp"
 
@@ -16,14 +18,18 @@
 
 namespace pb::inline PB_ISA {
 
-inline constexpr int kPackBytes = 32;
+#ifdef __AVX512F__
+inline constexpr int kPackBytes = 64, kPackRegisters = 32;
+#else
+inline constexpr int kPackBytes = 32, kPackRegisters = 16;
+#endif
 
 template <class T>
 struct PackOf {
-  using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  using word = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
   typedef T type __attribute__((vector_size(kPackBytes)));
   typedef T unaligned __attribute__((vector_size(kPackBytes), aligned(sizeof(T)), may_alias));
-  typedef Bits bits __attribute__((vector_size(kPackBytes)));
+  typedef word bits __attribute__((vector_size(kPackBytes)));
   static constexpr int lanes = kPackBytes / sizeof(T);
 };
 
@@ -40,48 +46,72 @@ inline void store_pack(T* p, Pack<T> x) {
   *reinterpret_cast<typename PackOf<T>::unaligned*>(p) = x;
 }
 
-// The first `count` scalars, zeros behind.
+#if defined(__AVX512F__)
+
+// The first `count` scalars, zeros behind; no other is touched.
+inline Pack<float> load_part(const float* p, Index count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+inline Pack<double> load_part(const double* p, Index count) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
+}
+inline void store_part(float* p, Pack<float> x, Index count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), x);
+}
+inline void store_part(double* p, Pack<double> x, Index count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), x);
+}
+
+#elif defined(__AVX2__)
+
+inline __m256i part_mask(Index scalars, Index words_each) {
+  alignas(32) static constexpr std::int32_t words[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 - scalars * words_each));
+}
+inline Pack<float> load_part(const float* p, Index count) { return _mm256_maskload_ps(p, part_mask(count, 1)); }
+inline Pack<double> load_part(const double* p, Index count) { return _mm256_maskload_pd(p, part_mask(count, 2)); }
+inline void store_part(float* p, Pack<float> x, Index count) { _mm256_maskstore_ps(p, part_mask(count, 1), x); }
+inline void store_part(double* p, Pack<double> x, Index count) { _mm256_maskstore_pd(p, part_mask(count, 2), x); }
+
+#else
+
 template <class T>
 inline Pack<T> load_part(const T* p, Index count) {
   alignas(kPackBytes) T buffer[PackOf<T>::lanes] = {};
   for (Index i = 0; i < count; ++i) buffer[i] = p[i];
   return load_pack(buffer);
 }
-
 template <class T>
 inline void store_part(T* p, Pack<T> x, Index count) {
   for (Index i = 0; i < count; ++i) p[i] = x[i];
 }
 
-// Lane j of the result is the sum of the lanes of x[j]: a transposition and a sum in one, log2(lanes) rounds of
-// pairwise additions.
-template <class T>
-inline Pack<T> sum_each(const Pack<T> (&x)[PackOf<T>::lanes]) {
+#endif
+
+// Blocks of 2 Width lanes: the sums of both halves of a's block, then those of b's.
+template <class T, int Width, int... I>
+inline Pack<T> add_halves(Pack<T> a, Pack<T> b, std::integer_sequence<int, I...>) {
   using Bits = typename PackOf<T>::bits;
-  if constexpr (sizeof(T) == 4) {
-    Pack<T> two[4], four[2];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {  // (x[j], x[j + 4]): halves added
-      two[j] = __builtin_shuffle(x[j], x[j + 4], Bits{0, 1, 2, 3, 8, 9, 10, 11}) +
-               __builtin_shuffle(x[j], x[j + 4], Bits{4, 5, 6, 7, 12, 13, 14, 15});
-    }
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {  // quarters added, j and j + 2 interleaved
-      four[j] = __builtin_shuffle(two[j], two[j + 2], Bits{0, 1, 8, 9, 4, 5, 12, 13}) +
-                __builtin_shuffle(two[j], two[j + 2], Bits{2, 3, 10, 11, 6, 7, 14, 15});
-    }
-    return __builtin_shuffle(four[0], four[1], Bits{0, 8, 2, 10, 4, 12, 6, 14}) +
-           __builtin_shuffle(four[0], four[1], Bits{1, 9, 3, 11, 5, 13, 7, 15});
-  } else {
-    Pack<T> two[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      two[j] = __builtin_shuffle(x[j], x[j + 2], Bits{0, 1, 4, 5}) +
-               __builtin_shuffle(x[j], x[j + 2], Bits{2, 3, 6, 7});
-    }
-    return __builtin_shuffle(two[0], two[1], Bits{0, 4, 2, 6}) +
-           __builtin_shuffle(two[0], two[1], Bits{1, 5, 3, 7});
+  constexpr int lanes = PackOf<T>::lanes;
+  return __builtin_shuffle(a, b, Bits{(I & Width ? I - Width + lanes : I)...}) +
+         __builtin_shuffle(a, b, Bits{(I & Width ? I + lanes : I + Width)...});
+}
+
+template <class T, int Width>
+inline void sum_pairs(Pack<T>* x) {
+#pragma GCC unroll 8
+  for (int j = 0; j < Width; ++j) {
+    x[j] = add_halves<T, Width>(x[j], x[j + Width], std::make_integer_sequence<int, PackOf<T>::lanes>());
   }
+  if constexpr (Width > 1) sum_pairs<T, Width / 2>(x);
+}
+
+// Lane j of the result is the sum of the lanes of x[j]: a transposition and a sum in one, log2(lanes) rounds of
+// pairwise additions. x is scratch afterwards.
+template <class T>
+inline Pack<T> sum_each(Pack<T> (&x)[PackOf<T>::lanes]) {
+  sum_pairs<T, PackOf<T>::lanes / 2>(x);
+  return x[0];
 }
 
 template <class T>
@@ -92,7 +122,13 @@ inline Pack<T> broadcast(T x) {
 // a b + c, rounded once where the machine can. Nothing else is contracted (CMakeLists.txt says why).
 template <class T>
 inline Pack<T> multiply_add(Pack<T> a, Pack<T> b, Pack<T> c) {
-#ifdef __FMA__
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return _mm512_fmadd_ps(a, b, c);
+  } else {
+    return _mm512_fmadd_pd(a, b, c);
+  }
+#elif defined(__FMA__)
   if constexpr (sizeof(T) == 4) {
     return _mm256_fmadd_ps(a, b, c);
   } else {
@@ -103,14 +139,18 @@ inline Pack<T> multiply_add(Pack<T> a, Pack<T> b, Pack<T> c) {
 #endif
 }
 
-// Sum of the lanes: a fixed tree.
+// Sum of the lanes: a fixed tree, halves added to halves.
 template <class T>
 inline T sum_lanes(Pack<T> x) {
-  if constexpr (sizeof(T) == 4) {
-    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
-  } else {
-    return (x[0] + x[2]) + (x[1] + x[3]);
+  constexpr int lanes = PackOf<T>::lanes;
+  T sums[lanes];
+  for (int i = 0; i < lanes; ++i) sums[i] = x[i];
+#pragma GCC unroll 4
+  for (int width = lanes / 2; width > 0; width /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < width; ++i) sums[i] += sums[i + width];
   }
+  return sums[0];
 }
 
 template <class V>
@@ -128,13 +168,13 @@ template <>
 struct ExpConstants<float> {
   static constexpr float magic = 12582912.0f, low = -87.0f, high = 88.3f;
   static constexpr float ln2_head = 0.693359375f, ln2_tail = -2.12194440e-4f;
-  static constexpr int degree = 7, mantissa = 23, bias = 127;
+  static constexpr int degree = 7, terms = 5, mantissa = 23, bias = 127;
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double magic = 6755399441055744.0, low = -708.0, high = 709.4;
   static constexpr double ln2_head = 6.93145751953125e-1, ln2_tail = 1.42860682030941723212e-6;
-  static constexpr int degree = 13, mantissa = 52, bias = 1023;
+  static constexpr int degree = 13, terms = 11, mantissa = 52, bias = 1023;
 };
 
 constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
@@ -160,11 +200,28 @@ inline Pack<T> exp_pack(Pack<T> x) {
 inline Pack<float> exponential(Pack<float> x) { return exp_pack<float>(x); }
 inline Pack<double> exponential(Pack<double> x) { return exp_pack<double>(x); }
 
+// log on a pack: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 artanh(s), s = (m - 1) / (m + 1), by its series in
+// s^2 <= 0.0295 (relative truncation 2e-9 in single and 1e-18 in double precision). Measured: at most 1.5 ulp. Numbers
+// below the normal range count as 0, whose logarithm is minus infinity; negative ones give NaN, NaN and +inf stay.
 template <class T>
 inline Pack<T> log_pack(Pack<T> x) {
-  Pack<T> y;
-  for (int i = 0; i < PackOf<T>::lanes; ++i) y[i] = std::log(x[i]);
-  return y;
+  using C = ExpConstants<T>;
+  using Bits = typename PackOf<T>::bits;
+  using Word = typename PackOf<T>::word;
+  constexpr Word half = std::bit_cast<Word>(T(0.70710678118654752));
+  const Bits shifted = std::bit_cast<Bits>(x) - half;
+  const Bits k = shifted >> C::mantissa;
+  const Bits fraction = (shifted & ((Word(1) << C::mantissa) - 1)) + half;
+  const Pack<T> m = std::bit_cast<Pack<T>>(fraction), exponent = __builtin_convertvector(k, Pack<T>);
+  const Pack<T> s = (m - T(1)) / (m + T(1)), square = s * s;
+  Pack<T> sum = broadcast(T(2.0 / (2 * C::terms + 1)));
+#pragma GCC unroll 16
+  for (int i = C::terms - 1; i > 0; --i) sum = multiply_add<T>(sum, square, broadcast(T(2.0 / (2 * i + 1))));
+  const Pack<T> tail = multiply_add<T>(sum * square, s, exponent * C::ln2_tail);
+  const Pack<T> result = multiply_add<T>(exponent, broadcast(C::ln2_head), tail + s * T(2));
+  const Pack<T> infinite = broadcast(std::numeric_limits<T>::infinity());
+  const Pack<T> low = x < T(0) ? broadcast(std::numeric_limits<T>::quiet_NaN()) : -infinite;
+  return x < std::numeric_limits<T>::min() ? low : x < infinite ? result : x;
 }
 
 inline Pack<float> logarithm(Pack<float> x) { return log_pack<float>(x); }

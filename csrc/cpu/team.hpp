@@ -15,12 +15,21 @@ inline constexpr RowCut kCpuRowCut{64, 256,
 template <class T>
 struct Solo {
   using Scalar = T;
+  using Real = T;
   using Lane = Pack<T>;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
   static constexpr RowCut kRowCut = kCpuRowCut;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
+  static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   void for_each(Index n, F&& f) const {
@@ -64,7 +73,10 @@ struct Solo {
 template <class T>
 struct Crew {
   using Scalar = T;
+  using Real = T;
   using Lane = Pack<T>;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
   static constexpr RowCut kRowCut = kCpuRowCut;
   static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
@@ -74,6 +86,12 @@ struct Crew {
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
+  static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   void for_each(Index n, F&& f) const {

@@ -14,7 +14,10 @@ namespace pb::cuda {
 template <class T>
 struct GridTeam {
   using Scalar = T;
+  using Real = T;
   using Lane = T;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = 1;
   // 264 chunks: two for each of the 132 multiprocessors of an H200. A block of 16 rows stays in the first cache.
   static constexpr RowCut kRowCut{16, 16, 264};
@@ -28,6 +31,12 @@ struct GridTeam {
 
   __device__ static T load(const T* p) { return *p; }
   __device__ static void store(T* p, T x) { *p = x; }
+  __device__ static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  __device__ static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   __device__ void for_each(Index n, F&& f) const {

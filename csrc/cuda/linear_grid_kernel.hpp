@@ -23,7 +23,7 @@ struct GridState {
   LinearParams<typename Task::T> params;
   Task task;
 
-  __device__ GridState(const LinearParams<typename Task::T>& p, Arena<typename Task::T> arena, bool reverse)
+  __device__ GridState(const LinearParams<typename Task::T>& p, Arena arena, bool reverse)
       : params(p), task(arena, params, reverse) {}
 };
 
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   GridState<Task>* const state = reinterpret_cast<GridState<Task>*>(workspace);
   if (p.params.poison)
     team.for_each(p.scratch_size, [=](Index i) { scratch[i] = std::numeric_limits<T>::quiet_NaN(); });
-  team.for_each(1, [&](Index) { new (state) GridState<Task>(p.params, Arena<T>(scratch), kReverse); });
+  team.for_each(1, [&](Index) { new (state) GridState<Task>(p.params, Arena(scratch), kReverse); });
   for (Index b = 0; b < p.params.tasks; ++b) {
     if constexpr (kReverse) {
       state->task.reverse(team, b);
@@ -64,11 +64,11 @@ template <class T>
 LinearLaunch plan_grid(const LinearParams<T>& params, LinearVariant variant, bool reverse,
                        const Device& device) {
   return with_linear_task<GridTeam<T>>(variant, [&]<class Task> {
-    Arena<T> sizing;
+    Arena sizing;
     const Task task(sizing, params, reverse);
     const unsigned blocks = kGridBlocksPerMultiprocessor * static_cast<unsigned>(device.multiprocessors);
     return LinearLaunch{.state_size = task.state_size(),
-                        .workspace_size = kGridScratchOffset<Task> + sizing.used(),
+                        .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
                         .blocks = params.tasks > 0 ? blocks : 0,
                         .threads = block_threads(params, variant.coordinates),
                         .shared_bytes = GridTeam<T>::kShared * sizeof(T),

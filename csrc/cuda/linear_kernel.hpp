@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   if (p.params.poison)
     team.for_each(p.scratch_size, [=](Index i) { scratch[i] = std::numeric_limits<T>::quiet_NaN(); });
   team.for_each(1, [&](Index) {
-    Arena<T> arena(scratch);
+    Arena arena(scratch);
     new (task) Task(arena, p.params, kReverse);
   });
   for (Index b = blockIdx.x; b < p.params.tasks; b += gridDim.x) {
@@ -62,15 +62,15 @@ template <class Task>
 LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates coordinates, bool reverse,
                        const Device& device) {
   using T = typename Task::T;
-  Arena<T> sizing;
+  Arena sizing;
   const Task task(sizing, params, reverse);
-  const std::size_t fixed = kScratchOffset<Task> * sizeof(T), scratch = sizing.used() * sizeof(T);
+  const std::size_t fixed = kScratchOffset<Task> * sizeof(T), scratch = sizing.used();
   const bool shared = fixed + scratch <= device.shared_bytes;
   const Index most =
       shared ? std::numeric_limits<int>::max() : Index{kBlocksPerMultiprocessor} * device.multiprocessors;
   const Index blocks = std::min(params.tasks, most);
   return {.state_size = task.state_size(),
-          .workspace_size = shared ? 0 : blocks * sizing.used(),
+          .workspace_size = shared ? 0 : blocks * sizing.used() / Index(sizeof(T)),
           .blocks = static_cast<unsigned>(blocks),
           .threads = block_threads(params, coordinates),
           .shared_bytes = shared ? fixed + scratch : fixed};
@@ -78,10 +78,11 @@ LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates
 
 template <class Task, bool kReverse>
 void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch& how, void* stream) {
-  Arena<typename Task::T> sizing;
+  Arena sizing;
   const Task task(sizing, params, kReverse);
   launch(linear_kernel<Task, kReverse>, {how.blocks, how.threads, how.shared_bytes, stream},
-         {params, sizing.used(), how.workspace_size == 0}, kReverse ? "linear_reverse" : "linear_forward");
+         {params, sizing.used() / Index(sizeof(typename Task::T)), how.workspace_size == 0},
+         kReverse ? "linear_reverse" : "linear_forward");
 }
 
 template <class T>

@@ -17,7 +17,10 @@ inline constexpr int kMaxSums = 8;  // of one reduce
 template <class T>
 struct BlockTeam {
   using Scalar = T;
+  using Real = T;
   using Lane = T;
+  template <class E>
+  using Series = Vector<E>;
   static constexpr Index kLanes = 1;
   static constexpr RowCut kRowCut{64, 64, 1};                        // chunks would run one after the other
   static constexpr int kScratch = kMaxSums * (kMaxThreads / kWarp);  // scalars; a multiple of 64 bytes
@@ -26,6 +29,12 @@ struct BlockTeam {
 
   __device__ static T load(const T* p) { return *p; }
   __device__ static void store(T* p, T x) { *p = x; }
+  __device__ static bool vanishes(T x) { return x == 0; }
+
+  template <class E>
+  __device__ static Vector<E> series(const Batch<E>& batch, Index task) {
+    return batch.vector(task);
+  }
 
   template <class F>
   __device__ void for_each(Index n, F&& f) const {

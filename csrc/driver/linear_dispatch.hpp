@@ -1,6 +1,7 @@
 // From a variant, a value, to the task of that type: the only place where the rows of registry.def become templates.
 #pragma once
 
+#include "driver/linear_bundle.hpp"
 #include "driver/linear_task.hpp"
 #include "driver/linear_variant.hpp"
 #include "losses/softmax.hpp"
@@ -52,6 +53,17 @@ auto with_linear_task(LinearVariant variant, F&& f) {
       return with_optimizer<Team>(variant.optimizer, [&]<class Optimizer> {
         return f.template operator()<LinearTask<Team, Loss, Problem, Optimizer>>();
       });
+    });
+  });
+}
+
+// f.template operator()<Bundle>() with the LinearBundle of the variant, whose coordinates are dual, on a team that runs a
+// task per lane.
+template <class Lanes, class F>
+auto with_linear_bundle(LinearVariant variant, F&& f) {
+  return with_loss(variant.loss, [&]<class Loss> {
+    return with_optimizer<Lanes>(variant.optimizer, [&]<class Optimizer> {
+      return f.template operator()<LinearBundle<Lanes, Loss, Optimizer>>();
     });
   });
 }

@@ -12,19 +12,19 @@ class LinearTask {
  public:
   using T = typename Team::Scalar;
 
-  PB_HD LinearTask(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
+  PB_HD LinearTask(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         problem_(arena, params, reverse),
-        unroll_(arena, params, problem_, reverse),
+        unroll_(arena, problem_, Optimizer::buffers(params), reverse),
         outer_(arena, params, reverse) {
-    head_ = arena.take(problem_.head().size());
-    if (reverse) head_bar_ = arena.take(problem_.head().size());
+    head_ = arena.take<T>(problem_.head().size());
+    if (reverse) head_bar_ = arena.take<T>(problem_.head().size());
   }
 
   PB_HD Index state_size() const { return unroll_.state_size(); }
 
   PB_HD void forward(const Team& team, Index task) {
-    const Optimizer optimizer(params_, task);
+    const Optimizer optimizer(team, params_, task);
     problem_.load(team, task, false);
     unroll_.forward(team, problem_, optimizer, params_, trajectory(task));
     const LinearHead<Team>& head = problem_.head();
@@ -41,7 +41,7 @@ class LinearTask {
   }
 
   PB_HD void reverse(const Team& team, Index task) {
-    const Optimizer optimizer(params_, task);
+    const Optimizer optimizer(team, params_, task);
     problem_.load(team, task, true);
     const LinearHead<Team>& head = problem_.head();
     head.read(team, params_.w_bar.matrix(task), head_bar_);
@@ -78,12 +78,7 @@ class LinearTask {
   }
 
   PB_HD bool finite(const Team& team, const T* model) const {
-    T sum[1];
-    team.template reduce<1>(problem_.head().size(), sum, [=](Index i, typename Team::Lane(&sums)[1]) {
-      const typename Team::Lane x = Team::load(model + i);
-      sums[0] += x - x;
-    });
-    return sum[0] == 0;
+    return all_finite(team, problem_.head().size(), model);
   }
 
   // The final state's cotangent. The state itself is made again by one step from the stored working state, since the

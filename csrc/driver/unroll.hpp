@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/arena.hpp"
-#include "problems/linear_params.hpp"
+#include "core/placed_plan.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -13,13 +13,14 @@ class Unroll {
  public:
   using T = typename Team::Scalar;
 
-  PB_HD Unroll(Arena<T>& arena, const LinearParams<T>& params, const Problem& problem, bool reverse)
-      : size_(problem.size()), state_size_(size_ * (1 + Optimizer::buffers(params))) {
-    state_ = arena.take(state_size_);
-    gradient_ = arena.take(size_);
+  // `buffers` of the size of w follow it in a state.
+  PB_HD Unroll(Arena& arena, const Problem& problem, Index buffers, bool reverse)
+      : size_(problem.size()), state_size_(size_ * (1 + buffers)) {
+    state_ = arena.take<T>(state_size_);
+    gradient_ = arena.take<T>(size_);
     if (reverse) {
-      state_bar_ = arena.take(state_size_);
-      gradient_bar_ = arena.take(size_);
+      state_bar_ = arena.take<T>(state_size_);
+      gradient_bar_ = arena.take<T>(size_);
     }
   }
 
@@ -31,7 +32,7 @@ class Unroll {
 
   // Runs the plan up to the first REVERSE, then one more step to the final state.
   PB_HD void forward(const Team& team, const Problem& problem, const Optimizer& optimizer,
-                     const LinearParams<T>& params, T* trajectory) const {
+                     const UnrollParams& params, T* trajectory) const {
     problem.start(team, point(), velocity());
     if (params.steps == 0) return;
     for (Index i = 0; i < params.plan_split; ++i) run(team, problem, optimizer, params.plan[i], trajectory);
@@ -41,7 +42,7 @@ class Unroll {
 
   // The final state once more, from the working state that forward() left.
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
-                    const LinearParams<T>& params, T* trajectory) const {
+                    const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return problem.start(team, point(), velocity());
     copy(team, trajectory + params.slots * state_size_, state_);
     advance(team, problem, optimizer, params.steps - 1, 1);
@@ -49,7 +50,7 @@ class Unroll {
 
   // Runs the rest of the plan: state_bar goes from the final state's cotangent to the initial state's.
   PB_HD void reverse(const Team& team, Problem& problem, const Optimizer& optimizer,
-                     const LinearParams<T>& params, T* trajectory) const {
+                     const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return;
     copy(team, trajectory + params.slots * state_size_, state_);
     for (Index i = params.plan_split; i < params.plan_length; ++i) {

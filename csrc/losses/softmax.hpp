@@ -22,7 +22,7 @@ struct Softmax {
       total += e;
       z.set(k, e);
     }
-    const Lane inverse = typename Team::Scalar(1) / total;
+    const Lane inverse = typename Team::Real(1) / total;
     for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
   }
 

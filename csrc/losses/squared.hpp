@@ -18,7 +18,7 @@ struct Squared {
                                          Index outputs) {
     typename Team::Lane total{};
     for (Index k = 0; k < outputs; ++k) total += (z[k] - y[k]) * (z[k] - y[k]);
-    return typename Team::Scalar(0.5) * total;
+    return typename Team::Real(0.5) * total;
   }
 
   template <class Lane>

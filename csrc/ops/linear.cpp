@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <tuple>
 
@@ -47,7 +48,14 @@ Index state_size(const LinearCall<T>& call, const Tensor& x) {
 #if PB_WITH_TORCH_CUDA
   if (x.is_cuda()) return state_size_cuda(call.params, call.variant, x);
 #endif
-  return cpu_kernels().in<T>().state_size(call.params, call.variant);
+  return cpu_kernels().in<T>().state_size(call.params, call.variant, call.regime);
+}
+
+// [B, slots + 1, state], B rounded up to the tasks whose numbers are interleaved.
+template <class T>
+std::array<Index, 3> trajectory_shape(const LinearCall<T>& call, const LinearInputs& in) {
+  const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));
+  return {round_up(in.x.size(0), together), in.slots + 1, state_size(call, in.x)};
 }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -63,7 +71,7 @@ Forward forward(const LinearInputs& in) {
   Tensor logits = at::empty({tasks, queries, in.classes}, options);
   Tensor status = at::empty({tasks}, options.dtype(at::kInt));
   LinearCall<T> call(in);
-  Tensor trajectory = at::empty({tasks, in.slots + 1, state_size(call, in.x)}, options);
+  Tensor trajectory = at::empty(trajectory_shape(call, in), options);
   if (tasks == 0) return {w, velocity, loss, logits, trajectory, status};
 
   LinearParams<T>& p = call.params;
@@ -89,7 +97,7 @@ template <class T>
 void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w, const Tensor& logits,
               Tensor& trajectory, LinearGradients& grads) {
   LinearCall<T> call(in);
-  detail::check_like("trajectory", trajectory, in.x, {in.x.size(0), in.slots + 1, state_size(call, in.x)});
+  detail::check_like("trajectory", trajectory, in.x, trajectory_shape(call, in));
   TORCH_CHECK_VALUE(trajectory.is_contiguous(), "pybilevel: trajectory must be contiguous");
   bars.check(in);
   check_results(in, w, logits);
@@ -113,9 +121,10 @@ Index scratch_bytes(const LinearInputs& in) {
 #if PB_WITH_TORCH_CUDA
   if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, call.regime == Regime::kRows, in.x);
 #endif
-  const Index groups = ceil_div(in.x.size(0), group_size(in.x.size(0)));
+  const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));
+  const Index groups = ceil_div(in.x.size(0), together > 1 ? together : group_size(in.x.size(0)));
   const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
-  return teams * cpu_kernels().in<T>().scratch_bytes(call.params, call.variant);
+  return teams * cpu_kernels().in<T>().scratch_bytes(call.params, call.variant, call.regime);
 }
 
 // Bytes of scratch of a call, all teams together, as if every cotangent were asked for.

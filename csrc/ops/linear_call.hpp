@@ -63,6 +63,8 @@ struct LinearInputs {
     return {parse<LinearLoss>("loss", loss, kLosses),
             parse<Coordinates>("coordinates", coordinates, kCoordinates)};
   }
+
+  Regime parsed_regime() const { return parse<Regime>("regime", regime, kRegimes); }
 };
 
 struct LinearCotangents {
@@ -101,7 +103,8 @@ inline void LinearInputs::check() const {
   TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "pybilevel: x is ",
                    x.scalar_type(), "; fused operators take float32 or float64");
   TORCH_CHECK_VALUE(x.dim() == 3, "pybilevel: x must be [B, n, d], got ", x.sizes());
-  TORCH_CHECK_VALUE(regime == "tasks" || regime == "rows", "pybilevel: unknown regime ", regime);
+  TORCH_CHECK_VALUE(parsed_regime() != Regime::kLanes || (variant().coordinates == Coordinates::kDual && x.is_cpu()),
+                    "pybilevel: the regime 'lanes' needs dual coordinates and a CPU");
   TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
                     "pybilevel: steps, slots or classes out of range");
   TORCH_CHECK_VALUE(variant().coordinates == Coordinates::kPrimal || (!velocity0 && !truncated),
@@ -156,7 +159,7 @@ class LinearCall {
   Regime regime;
 
   explicit LinearCall(const LinearInputs& in)
-      : variant(in.variant()), regime(in.regime == "rows" ? Regime::kRows : Regime::kTasks) {
+      : variant(in.variant()), regime(in.parsed_regime()) {
     params.tasks = in.x.size(0);
     params.features = in.x.size(2);
     params.classes = in.classes;

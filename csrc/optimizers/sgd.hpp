@@ -20,16 +20,18 @@ class Sgd {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
+  using Values = typename Team::template Series<const typename Team::Real>;
+  using Bars = typename Team::template Series<typename Team::Real>;
 
   // Params: any struct with the settings lr, momentum and weight_decay, and the flag nesterov.
   template <class Params>
-  PB_HD Sgd(const Params& params, Index task)
-      : lr_(params.lr.value.vector(task)),
-        momentum_(params.momentum.value.vector(task)),
-        weight_decay_(params.weight_decay.value.vector(task)),
-        lr_bar_(params.lr.bar.vector(task)),
-        momentum_bar_(params.momentum.bar.vector(task)),
-        weight_decay_bar_(params.weight_decay.bar.vector(task)),
+  PB_HD Sgd(const Team& team, const Params& params, Index task)
+      : lr_(team.series(params.lr.value, task)),
+        momentum_(team.series(params.momentum.value, task)),
+        weight_decay_(team.series(params.weight_decay.value, task)),
+        lr_bar_(team.series(params.lr.bar, task)),
+        momentum_bar_(team.series(params.momentum.bar, task)),
+        weight_decay_bar_(team.series(params.weight_decay.bar, task)),
         nesterov_(params.nesterov) {}
 
   // Buffers of the size of w beside w in a state.
@@ -42,7 +44,7 @@ class Sgd {
   PB_HD bool needs_gradient() const { return lr_bar_ || (momentum_bar_ && nesterov_); }
 
   PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
-    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T(0);
+    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{};
     if (!momentum_) {
       team.for_lanes(size, [=](Index i) {
         const Lane w = Team::load(state + i);
@@ -64,8 +66,8 @@ class Sgd {
   // Turns the cotangent of the state after step t into that before it, but for the part through g, which goes to g_bar.
   PB_HD void pullback(const Team& team, Index t, Index size, const T* state, const T* g, T* state_bar,
                       T* g_bar) const {
-    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T(0),
-            mu = momentum_ ? momentum_[t] : T(0);
+    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{},
+            mu = momentum_ ? momentum_[t] : T{};
     const bool nesterov = nesterov_, has_momentum = bool(momentum_), has_gradient = needs_gradient();
     const T* const velocity = state + size;
     T* const velocity_bar = state_bar + size;
@@ -92,17 +94,17 @@ class Sgd {
       Team::store(state_bar + i, w_bar + decay * h_bar);
       Team::store(g_bar + i, h_bar);
     });
-    const Vector<T> lr_bar = lr_bar_, momentum_bar = momentum_bar_, weight_decay_bar = weight_decay_bar_;
+    const Bars lr_bar = lr_bar_, momentum_bar = momentum_bar_, weight_decay_bar = weight_decay_bar_;
     team.for_each(1, [=](Index) {
-      if (lr_bar) lr_bar[t] = sums[0];
-      if (momentum_bar) momentum_bar[t] = sums[1];
-      if (weight_decay_bar) weight_decay_bar[t] = sums[2];
+      if (lr_bar) lr_bar.set(t, sums[0]);
+      if (momentum_bar) momentum_bar.set(t, sums[1]);
+      if (weight_decay_bar) weight_decay_bar.set(t, sums[2]);
     });
   }
 
  private:
-  Vector<const T> lr_, momentum_, weight_decay_;
-  Vector<T> lr_bar_, momentum_bar_, weight_decay_bar_;
+  Values lr_, momentum_, weight_decay_;
+  Bars lr_bar_, momentum_bar_, weight_decay_bar_;
   bool nesterov_;
 };
 

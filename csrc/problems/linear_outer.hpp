@@ -16,12 +16,12 @@ class LinearOuter {
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
 
-  PB_HD LinearOuter(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
+  PB_HD LinearOuter(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         head_(params.features, params.classes, params.bias),
-        rows_(arena, params.query, params.features, params.classes, reverse),
+        rows_(arena, params.query, params.classes, reverse),
         sweep_(arena, params.query.rows, reverse ? head_.size() : 0) {
-    if (reverse) logits_bar_ = arena.take(params.classes * rows_.stride());
+    if (reverse) logits_bar_ = arena.take<T>(params.classes * rows_.stride());
   }
 
   PB_HD void load(const Team& team, Index task) {
@@ -29,7 +29,8 @@ class LinearOuter {
       task_ = task;
       x_ = params_.query.x.matrix(task);
     });
-    rows_.load(team, task);
+    rows_.clear(team);
+    load_rows(team, params_.query, task, params_.classes, rows_.buffers());
   }
 
   // Writes logits and loss of the task.
@@ -70,7 +71,7 @@ class LinearOuter {
       if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false);
     });
     sweep_.collect(team, head_bar, true);
-    rows_.store_cotangents(team, task_);
+    store_rows(team, params_.query, task_, params_.classes, rows_.buffers());
   }
 
  private:

@@ -26,8 +26,8 @@ struct LinearData {
 };
 
 template <class T>
-struct LinearParams {
-  Index tasks = 0, features = 0, classes = 0, steps = 0;
+struct LinearParams : UnrollParams {
+  Index tasks = 0, features = 0, classes = 0;
   bool bias = true;
 
   LinearData<T> support, query;  // query.rows == 0: no outer objective
@@ -39,9 +39,6 @@ struct LinearParams {
   Setting<T> lr, momentum, weight_decay;
   bool nesterov = false;
 
-  const PlacedOp* plan = nullptr;  // see core/placed_plan.hpp
-  Index plan_length = 0, plan_split = 0, slots = 0;
-  bool truncated = false;   // the plan reverses only the last steps: cotangents of the initial state are zero
   T* trajectory = nullptr;  // [B, slots + 1, state]
 
   Batch<T> w, velocity;   // [B, D, c] results

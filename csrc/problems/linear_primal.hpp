@@ -20,13 +20,13 @@ class LinearPrimal {
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
 
-  PB_HD LinearPrimal(Arena<T>& arena, const LinearParams<T>& params, bool reverse)
+  PB_HD LinearPrimal(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         head_(params.features, params.classes, params.bias),
-        rows_(arena, params.support, params.features, params.classes, reverse),
+        rows_(arena, params.support, params.classes, reverse),
         sweep_(arena, params.support.rows, head_.size()) {
-    residual_ = arena.take(params.classes * rows_.stride());
-    if (reverse) work_ = arena.take(params.classes * rows_.stride());
+    residual_ = arena.take<T>(params.classes * rows_.stride());
+    if (reverse) work_ = arena.take<T>(params.classes * rows_.stride());
   }
 
   PB_HD Index size() const { return head_.size(); }
@@ -40,12 +40,11 @@ class LinearPrimal {
       rho_ = *params_.l2.matrix(task).data;
       rho_bar_ = 0;
     });
-    rows_.load(team, task);
+    rows_.clear(team);
+    load_rows(team, params_.support, task, params_.classes, rows_.buffers());
     if (!reverse) return;
-    T* const work = work_;
-    const Index points = params_.classes * rows_.stride();
-    team.for_lanes(points, [=](Index i) { Team::store(work + i, Lane{}); });  // padding stays finite
-    if (x_bar_) rows_.clear_feature_cotangents(team, task);
+    fill_zero(team, work_, params_.classes * rows_.stride());  // padding stays finite
+    if (x_bar_) clear_features(team, params_.support, params_.features, task);
   }
 
   // The initial point, and the initial velocity where there is one.
@@ -115,7 +114,7 @@ class LinearPrimal {
   }
 
   PB_HD void store_cotangents(const Team& team) const {
-    rows_.store_cotangents(team, task_);
+    store_rows(team, params_.support, task_, params_.classes, rows_.buffers());
     if (params_.l2_bar) team.for_each(1, [=, this](Index) { *params_.l2_bar.matrix(task_).data = rho_bar_; });
   }
 

@@ -6,11 +6,10 @@
 // All buffers are class-major [c, rows], rows padded to whole lanes; padding has weight 0.
 #pragma once
 
-#include <limits>
-
 #include "core/arena.hpp"
+#include "core/lanes.hpp"
 #include "losses/rows.hpp"
-#include "problems/linear_params.hpp"
+#include "problems/linear_data.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -20,41 +19,32 @@ class LinearRows {
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
 
-  PB_HD LinearRows(Arena<T>& arena, const LinearData<T>& data, Index features, Index classes, bool reverse)
-      : data_(data), features_(features), classes_(classes), stride_(round_up(data.rows, Team::kLanes)) {
-    targets_ = arena.take(classes * stride_);
-    sigma_ = arena.take(stride_);
-    scale_ = arena.take(stride_);
-    scores_ = arena.take(classes * stride_);
-    if (reverse && data.weights_bar) scale_bar_ = arena.take(stride_);
-    if (reverse && data.targets_bar) targets_bar_ = arena.take(classes * stride_);
+  // Data: any LinearData, which says which cotangents are wanted.
+  template <class Data>
+  PB_HD LinearRows(Arena& arena, const Data& data, Index classes, bool reverse)
+      : count_(data.rows), classes_(classes), stride_(round_up(data.rows, Team::kLanes)) {
+    targets_ = arena.take<T>(classes * stride_);
+    sigma_ = arena.take<T>(stride_);
+    scale_ = arena.take<T>(stride_);
+    scores_ = arena.take<T>(classes * stride_);
+    if (reverse && data.weights_bar) scale_bar_ = arena.take<T>(stride_);
+    if (reverse && data.targets_bar) targets_bar_ = arena.take<T>(classes * stride_);
   }
 
-  PB_HD Index count() const { return data_.rows; }
+  PB_HD Index count() const { return count_; }
   PB_HD Index stride() const { return stride_; }
+  PB_HD RowBuffers<T> buffers() const {
+    return {stride_, 1, targets_, sigma_, scale_, scale_bar_, targets_bar_};
+  }
   // Z, overwritten by P in predict(); [c, stride].
   PB_HD T* scores() const { return scores_; }
   PB_HD Row<Team> scores(Index i) const { return {scores_ + i, stride_}; }
 
-  // Reads targets and weights of one task; zeroes the cotangents.
-  PB_HD void load(const Team& team, Index task) {
-    load_targets(team, task);
-    const auto weights = data_.weights.vector(task);
-    const Index rows = data_.rows;
-    T *const scale = scale_, *const scale_bar = scale_bar_;
-    const T factor = data_.scale;
-    team.for_each(stride_, [=](Index i) {
-      scale[i] = i < rows ? factor * weights[i] : T(0);
-      if (scale_bar) scale_bar[i] = 0;
-    });
-    clear(team, scores_);  // padding stays finite
-    clear(team, targets_bar_);
-  }
-
-  // X_bar = 0, for problems that add to it step by step.
-  PB_HD void clear_feature_cotangents(const Team& team, Index task) const {
-    const Matrix<T> x_bar = data_.x_bar.matrix(task);
-    team.for_pairs(data_.rows, features_, [=](Index i, Index j) { x_bar[i][j] = 0; });
+  // Zeroes the cotangents; padding of the scores becomes finite.
+  PB_HD void clear(const Team& team) const {
+    fill_zero(team, scores_, classes_ * stride_);
+    fill_zero(team, scale_bar_, stride_);
+    fill_zero(team, targets_bar_, classes_ * stride_);
   }
 
   PB_HD void predict(Index i) const { Loss::template predict<Team>(scores(i), classes_); }
@@ -95,18 +85,6 @@ class LinearRows {
     for (Index k = 0; k < classes_; ++k) out.set(k, bar * out[k]);
   }
 
-  // Writes the accumulated cotangents of weights and targets of one task.
-  PB_HD void store_cotangents(const Team& team, Index task) const {
-    const auto weights_bar = data_.weights_bar.vector(task);
-    const auto dense_bar = data_.targets_bar.matrix(task);
-    team.for_each(data_.rows, [=, this](Index i) {
-      if (weights_bar) weights_bar[i] = data_.scale * scale_bar_[i];
-      if (dense_bar) {
-        for (Index k = 0; k < classes_; ++k) dense_bar[i][k] = targets_bar_[k * stride_ + i];
-      }
-    });
-  }
-
  private:
   PB_HD Row<Team> targets(Index i) const { return {targets_ + i, stride_}; }
   PB_HD Row<Team> targets_bar(Index i) const { return {targets_bar_ + i, stride_}; }
@@ -115,34 +93,7 @@ class LinearRows {
     return Loss::template value<Team>(scores(i), targets(i), Team::load(sigma_ + i), classes_);
   }
 
-  PB_HD void clear(const Team& team, T* buffer) const {
-    if (buffer) team.for_lanes(classes_ * stride_, [=](Index i) { Team::store(buffer + i, Lane{}); });
-  }
-
-  PB_HD void load_targets(const Team& team, Index task) const {
-    const auto labels = data_.labels.vector(task);
-    const auto dense = data_.targets.matrix(task);
-    const Index rows = data_.rows, classes = classes_, stride = stride_;
-    T *const targets = targets_, *const sigma = sigma_;
-    clear(team, targets);
-    team.for_each(stride, [=](Index i) {
-      T total = 0;
-      if (i < rows && labels) {
-        const Index label = labels[i];
-        if (label >= 0 && label < classes) {
-          targets[label * stride + i] = total = 1;
-        } else {  // checked before where that costs nothing; here it must not write elsewhere, nor pass in silence
-          targets[i] = total = std::numeric_limits<T>::quiet_NaN();
-        }
-      } else if (i < rows) {
-        for (Index k = 0; k < classes; ++k) total += targets[k * stride + i] = dense[i][k];
-      }
-      sigma[i] = total;
-    });
-  }
-
-  LinearData<T> data_;
-  Index features_, classes_, stride_;
+  Index count_, classes_, stride_;
   T *targets_, *sigma_, *scale_, *scores_;
   T *scale_bar_ = nullptr, *targets_bar_ = nullptr;
 };

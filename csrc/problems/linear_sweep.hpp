@@ -15,8 +15,8 @@ class LinearSweep {
   using Lane = typename Team::Lane;
   static constexpr RowCut kCut = Team::kRowCut;
 
-  PB_HD LinearSweep(Arena<T>& arena, Index rows, Index size)
-      : rows_(rows), size_(size), chunks_(count_chunks(rows)), partial_(arena.take(chunks_ * size)) {}
+  PB_HD LinearSweep(Arena& arena, Index rows, Index size)
+      : rows_(rows), size_(size), chunks_(count_chunks(rows)), partial_(arena.take<T>(chunks_ * size)) {}
 
   // f(member, first row, number of rows, partial sum to add to)
   template <class F>

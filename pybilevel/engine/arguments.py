@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.checks import LOW_PRECISION, check_floating
+from pybilevel.engine import spectral
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Method, Reverse
+from pybilevel.methods import Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 from pybilevel.problems import LinearProblem
@@ -52,7 +53,7 @@ def normalise(
     if state is not None:
         state.check(optimizer)
     settings, elementwise = _settings(inner, w0, steps, optimizer)
-    return Call(
+    call = Call(
         inner=inner,
         w0=w0,
         hparams=hparams,
@@ -66,6 +67,9 @@ def normalise(
         return_state=bool(return_state),
         backend=backend,
     )
+    if isinstance(method, Spectral):
+        spectral.check(call)
+    return call
 
 
 def _check_later(**parts: Any) -> None:
@@ -92,6 +96,8 @@ def _check_method(method: Any) -> None:
             raise NotImplementedError(
                 "Reverse(first_order=True) is not in this version: use first_order=False"
             )
+    elif isinstance(method, Spectral):
+        return  # `spectral.check` looks at the rest of the call
     elif isinstance(method, Method):
         raise NotImplementedError(
             f"pb.{type(method).__name__} is not in this version: use method=pb.Reverse()"

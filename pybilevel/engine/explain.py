@@ -3,16 +3,19 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pybilevel.engine import fused, generic
+from pybilevel.engine import fused, generic, spectral
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics, Iterate
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.memory import schedule_for
+from pybilevel.methods import Spectral
 from pybilevel.schedules import plan_bytes
 
 
 def explain_call(call: Call) -> Explanation:
     """How a call would run. BackendError where running it would raise it."""
+    if isinstance(call.method, Spectral) and call.steps:
+        return spectral.describe(call)
     reasons = fused.against(call)
     return describe_generic(call, reasons) if reasons else fused.describe(call)
 

@@ -22,7 +22,11 @@ LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 CUDA = bool(_C.build_info()["torch_cuda"])
 """Whether this build has kernels for CUDA."""
 
-REGIMES = {"tasks": "a thread per task", "rows": "all threads on the rows of one task after another"}
+REGIMES = {
+    "tasks": "a thread per task",
+    "rows": "all threads on the rows of one task after another",
+    "lanes": "a task per SIMD lane, the threads on different packs of tasks",
+}
 
 
 def reasons(call: Call) -> list[str]:

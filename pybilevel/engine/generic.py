@@ -194,7 +194,7 @@ class _Unroll(torch.autograd.Function):
         inputs = ctx.saved_tensors
         found = ctx.machine.reverse(bars, ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
-            found = _once(found, [x for x in (*inputs, *bars) if x.requires_grad])
+            found = once(found, [x for x in (*inputs, *bars) if x.requires_grad])
         return None, None, *found
 
 
@@ -213,7 +213,7 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(found: list[Tensor | None], anchors: list[Tensor]) -> list[Tensor | None]:
+def once(found: list[Tensor | None], anchors: list[Tensor]) -> list[Tensor | None]:
     """`found`, tied to `anchors` so that differentiating it raises."""
     present = [x for x in found if x is not None]
     tied = iter(_Once.apply(len(present), *present, *anchors))  # type: ignore[no-untyped-call]

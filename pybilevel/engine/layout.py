@@ -20,7 +20,7 @@ from pybilevel.engine.select import (
     dual_rounds_well,
 )
 from pybilevel.methods import Reverse
-from pybilevel.ops import linear_scratch_bytes, state_size
+from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, state_size
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import Code, Schedule, encode
@@ -43,7 +43,7 @@ class Layout:
         size: the sizes, tasks flattened.
         coordinates: "primal" or "dual".
         only_primal: what rules dual coordinates out, in words; None: the cost decided.
-        regime: "tasks" or "rows".
+        regime: "tasks", "rows" or "lanes".
         tensors: the operator's tensors, in the order of its schema.
         constants: loss, bias, scale, query_scale, nesterov.
     """
@@ -70,8 +70,8 @@ class Layout:
         """Bytes of one state, all tasks together."""
         x, momentum = self.tensors[0], self.tensors[7]
         assert x is not None
-        scalars = state_size(x, self.size.c, self.coordinates, momentum is not None)
-        return self.size.tasks * scalars * x.element_size()
+        scalars = state_size(x, self.size.c, self.coordinates, self.regime, momentum is not None)
+        return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
@@ -131,7 +131,7 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
         size,
         coordinates,
         only_primal,
-        choose_regime(size, coordinates),
+        choose_regime(size, coordinates, lanes(problem.x)),
         (*_data(problem, tasks), *_start(call, problem, tasks), *_settings(call, problem, tasks), *query),
         (
             problem.loss,

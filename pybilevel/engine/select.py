@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 Coordinates = Literal["primal", "dual"]
-Regime = Literal["tasks", "rows"]
+Regime = Literal["tasks", "rows", "lanes"]
 
 ROWS_WORK = 1 << 17
 """Multiply-adds of one step of one task from which all threads share a task (measured on 2 cores: a parallel region
@@ -20,6 +20,9 @@ costs about 5 us, which is what one core needs for this many multiply-adds)."""
 
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
+
+LANE_ROWS = 16
+"""Examples up to which a task per SIMD lane is faster than a pack of rows."""
 
 LONG, LONG_MOMENTUM = 32, 8
 """Steps up to which float32 dual coordinates round well even where n > d/2, without and with momentum; see
@@ -79,7 +82,13 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
     return dtype == torch.float64 or size.steps <= long or 2 * size.n <= size.d
 
 
-def choose_regime(size: LinearSize, coordinates: Coordinates) -> Regime:
-    """A thread per task, or all threads on the rows of each task in turn. Both give bitwise equal results."""
+def choose_regime(size: LinearSize, coordinates: Coordinates, lanes: int) -> Regime:
+    """A thread per task, all threads on the rows of each task in turn (bitwise the same), or a task per SIMD lane.
+
+    `lanes` is the number of SIMD lanes, 1 on CUDA.
+    """
     few, large = size.tasks < FEW_TASKS, size.step_flops(coordinates) >= 2 * ROWS_WORK
-    return "rows" if few and large else "tasks"
+    if few and large:
+        return "rows"
+    tiny = coordinates == "dual" and size.n <= LANE_ROWS and 2 * size.tasks >= lanes > 1
+    return "lanes" if tiny else "tasks"

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pybilevel.engine import fused, generic
+from pybilevel.engine import fused, generic, spectral
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Method, Reverse
+from pybilevel.methods import Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
 
@@ -45,7 +45,8 @@ def unroll(
         optimizer: such as `pb.SGD(lr, momentum)`.
         batches: one mini-batch a step. Not in this version.
         in_dims: which axes of w0 and hparams are tasks. Not in this version; fused problems take leading dimensions.
-        method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them.
+        method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them;
+            `pb.Spectral()` does not step at all: least squares with constant settings only.
         memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes
             or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
             results. A budget holds the stored states and the workspace of one step (in the generic engine an
@@ -91,6 +92,10 @@ def unroll(
 
 
 def dispatch(call: Call) -> tuple[Any, State]:
-    """Run a call on the backend it asks for: the fused kernels where they can, else the generic engine."""
-    run: Callable[[Call], tuple[Any, State]] = generic.run if fused.against(call) else fused.run
+    """Run a call by its method and backend: the fused kernels where they can, else the generic engine."""
+    run: Callable[[Call], tuple[Any, State]]
+    if isinstance(call.method, Spectral) and call.steps:
+        run = spectral.run
+    else:
+        run = generic.run if fused.against(call) else fused.run
     return run(call)

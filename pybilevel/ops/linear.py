@@ -5,7 +5,7 @@
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
                              loss, coordinates, regime, classes, bias, scale, query_scale, nesterov,
                              steps, plan, slots, truncated)
-        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B,slots+1,state], status [B]
+        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,slots+1,state], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
 the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i.
@@ -26,6 +26,8 @@ PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
+
+FORWARD, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
 
 
 class LinearResults(NamedTuple):
@@ -49,8 +51,9 @@ def linear_unroll(*arguments: Any) -> LinearResults:
         ValueError, TypeError: shapes, dtypes or devices do not fit together.
     """
     if torch.compiler.is_compiling():
-        return LinearResults(*torch.ops.pybilevel.linear_unroll(*arguments))
-    return LinearResults(*_LinearUnroll.apply(*arguments))  # type: ignore[no-untyped-call]
+        return LinearResults(*FORWARD(*arguments))
+    tensors, rest = arguments[:TENSORS], arguments[TENSORS:]
+    return LinearResults(*_LinearUnroll.apply(rest, *tensors))  # type: ignore[no-untyped-call]
 
 
 def linear_scratch_bytes(*arguments: Any) -> int:
@@ -77,11 +80,16 @@ def lanes(x: Tensor) -> int:
     return 1 if x.device.type == "cuda" else PACK_BYTES // x.element_size()
 
 
-def state_size(x: Tensor, classes: int, coordinates: str, momentum: bool) -> int:
+def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum: bool) -> int:
     """Scalars of one state of one task, padding included."""
-    unit = lanes(x)
+    unit = 1 if regime == "lanes" else lanes(x)
     columns, extra = (x.shape[1], classes + 1) if coordinates == "dual" else (x.shape[2], classes)
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
+
+
+def padded_tasks(x: Tensor, regime: str) -> int:
+    """How many tasks a trajectory has room for: in the regime "lanes" whole packs."""
+    return _round_up(x.shape[0], lanes(x)) if regime == "lanes" else x.shape[0]
 
 
 def _round_up(n: int, unit: int) -> int:
@@ -117,13 +125,13 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]
-    state = state_size(x, classes, coordinates, momentum is not None)
+    state = state_size(x, classes, coordinates, regime, momentum is not None)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(tasks, 0 if momentum is None else rows, classes),
         x.new_empty(0 if query_x is None else tasks),
         x.new_empty(tasks, queries, classes),
-        x.new_empty(tasks, slots + 1, state),
+        x.new_empty(padded_tasks(x, regime), slots + 1, state),
         x.new_empty(tasks, dtype=torch.int32),
     )
 
@@ -163,53 +171,61 @@ class _OnceOnly(torch.autograd.Function):
         )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, tensors: Sequence[Tensor | None], rest: Sequence[Any], output: Sequence[Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
-    ctx.save_for_backward(*inputs[:TENSORS], output[0], output[3])
-    ctx.rest = inputs[TENSORS:]
+    ctx.save_for_backward(*tensors, output[0], output[3])
+    ctx.rest = rest
     ctx.trajectory = output[TRAJECTORY]
 
 
-def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+def _cotangents(ctx: Any, needs: Sequence[bool], bars: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """The cotangents of the tensors, where needed, from those of the results."""
     *tensors, w, logits = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:TENSORS])
-    nothing = (None,) * len(ctx.rest)
     if all(bar is None for bar in bars[ZERO]):
-        return (None,) * TENSORS + nothing
-    with torch.no_grad():
+        return (None,) * TENSORS
+    with torch._C._AutoDispatchBelowAutograd():
         # The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
         trajectory, ctx.trajectory = ctx.trajectory, None
         if trajectory is None:
-            trajectory = torch.ops.pybilevel.linear_unroll(*tensors, *ctx.rest)[TRAJECTORY]
-        found = torch.ops.pybilevel.linear_unroll_backward(
-            *bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest
-        )
+            trajectory = FORWARD(*tensors, *ctx.rest)[TRAJECTORY]
+        found = BACKWARD(*bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest)
     grads = [grad if need else None for need, grad in zip(needs, found, strict=True)]
     if torch.is_grad_enabled():
         anchor = next(t for t, need in zip(tensors, needs, strict=True) if need)
         grads = list(_OnceOnly.apply(anchor, *grads))  # type: ignore[no-untyped-call]
-    return (*grads, *nothing)
-
-
-def _traced_backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
-    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
-    if ctx.trajectory is not None:
-        ctx.trajectory = ctx.trajectory.clone()
-    return _backward(ctx, *bars)
-
-
-torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)
+    return grads
 
 
 class _LinearUnroll(torch.autograd.Function):
-    """The registered formula without torch.library's bookkeeping, whose cost grows with the square of the schema
-    (0.15 ms a call for these 24 arguments, torch 2.13: as long as 40 tasks take)."""
+    """The node of a call that is not traced.
+
+    torch.library's bookkeeping costs as much as the operator itself where tasks are few, and grows with the square of
+    the schema (0.15 ms a call for these 24 arguments, torch 2.13). So the operators are called below autograd, and
+    what is no tensor comes as one argument.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        results = torch.ops.pybilevel.linear_unroll(*arguments)
-        _setup_context(ctx, arguments, results)
+    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            results = FORWARD(*tensors, *rest)
+        _keep(ctx, tensors, rest, results)
         return results
 
-    backward = staticmethod(_backward)
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor | None) -> Any:
+        return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs[:TENSORS], inputs[TENSORS:], output)
+
+
+def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
+    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
+    if ctx.trajectory is not None:
+        ctx.trajectory = ctx.trajectory.clone()
+    return *_cotangents(ctx, ctx.needs_input_grad[:TENSORS], bars), *(None,) * len(ctx.rest)
+
+
+torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)

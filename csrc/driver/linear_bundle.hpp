@@ -1,0 +1,112 @@
+// Several small tasks from their data to their results, the recurrence of all of them in the lanes of a pack; what
+// driver/linear_task.hpp does for one task.
+#pragma once
+
+#include "driver/unroll.hpp"
+#include "problems/dual_bundle.hpp"
+#include "problems/linear_outer.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Lanes, class Loss, class Optimizer>
+class LinearBundle {
+ public:
+  using T = typename Lanes::Scalar;
+  using Real = typename Lanes::Real;
+  using Member = typename Lanes::Member;
+  using Problem = DualBundle<Lanes, Loss>;
+
+  LinearBundle(Arena& arena, const LinearParams<Real>& params, bool reverse)
+      : params_(params),
+        problem_(arena, params, reverse),
+        unroll_(arena, problem_, Optimizer::buffers(params), reverse),
+        outer_(arena, params, reverse) {
+    head_ = arena.take<Real>(head().size());
+    if (reverse) head_bar_ = arena.take<Real>(head().size());
+  }
+
+  Index state_size() const { return unroll_.state_size(); }
+
+  void forward(const Lanes& team, Index first) {
+    const Optimizer optimizer(team, params_, first);
+    problem_.load(team, first, false);
+    unroll_.forward(team, problem_, optimizer, params_, trajectory(first));
+    for (Index lane = 0; lane < team.count; ++lane) {
+      const Index task = first + lane;
+      if (params_.velocity && unroll_.velocity()) {
+        head().write(Member{}, decode(unroll_.velocity(), lane), params_.velocity.matrix(task));
+      }
+      const Real* const model = decode(unroll_.point(), lane);
+      head().write(Member{}, model, params_.w.matrix(task));
+      const bool sound = finite(model);
+      params_.status[task] = sound ? -1 : first_bad_step(team, optimizer, task, lane);
+      if (params_.query.rows > 0) {
+        outer_.load(Member{}, task);
+        outer_.forward(Member{}, sound ? model : decode(unroll_.point(), lane));
+      }
+    }
+  }
+
+  void reverse(const Lanes& team, Index first) {
+    const Optimizer optimizer(team, params_, first);
+    problem_.load(team, first, true);
+    fill_zero(team, unroll_.point_bar(), unroll_.state_size());
+    unroll_.finish(team, problem_, optimizer, params_, trajectory(first));
+    for (Index lane = 0; lane < team.count; ++lane) final_pullback(first + lane, lane);
+    unroll_.reverse(team, problem_, optimizer, params_, trajectory(first));
+    problem_.store_cotangents(team, first, unroll_.point_bar());
+  }
+
+ private:
+  const LinearHead<Member>& head() const { return problem_.span(0).head(); }
+
+  // The model of one task, in head_.
+  const Real* decode(T* point, Index lane) const {
+    return problem_.span(lane).decode(Member{}, Problem::in_lane(point, lane), head_);
+  }
+
+  // From the cotangents of one task's results to that of its final state.
+  void final_pullback(Index task, Index lane) {
+    const Member member;
+    const auto& span = problem_.span(lane);
+    head().read(member, params_.w_bar.matrix(task), head_bar_);
+    if (params_.query.rows > 0) {
+      outer_.load(member, task);
+      outer_.reverse(member, decode(unroll_.point(), lane), head_bar_);
+    }
+    span.decode_pullback(member, Problem::in_lane(unroll_.point(), lane), head_bar_,
+                         Problem::in_lane(unroll_.point_bar(), lane));
+    if (!unroll_.velocity() || !params_.velocity_bar) return;
+    head().read(member, params_.velocity_bar.matrix(task), head_bar_);
+    span.decode_pullback(member, Problem::in_lane(unroll_.velocity(), lane), head_bar_,
+                         Problem::in_lane(unroll_.velocity_bar(), lane));
+  }
+
+  // The first t for which the model of a task after t steps is not finite: all steps once more.
+  int first_bad_step(const Lanes& team, const Optimizer& optimizer, Index task, Index lane) const {
+    int bad = static_cast<int>(params_.steps);
+    problem_.start(team, unroll_.point(), unroll_.velocity());
+    head().read(Member{}, params_.w0.matrix(task), head_);  // w_0 is read, not decoded: X^T 0 may be NaN
+    for (Index t = 0; t < params_.steps; ++t) {
+      const Real* const now = t == 0 ? head_ : decode(unroll_.point(), lane);
+      if (bad == params_.steps && !finite(now)) bad = static_cast<int>(t);
+      unroll_.step(team, problem_, optimizer, t);
+    }
+    return bad;
+  }
+
+  bool finite(const Real* model) const { return all_finite(Member{}, head().size(), model); }
+
+  T* trajectory(Index first) const {
+    T* const base = reinterpret_cast<T*>(params_.trajectory);
+    return base + first / Lanes::kTasks * (params_.slots + 1) * unroll_.state_size();
+  }
+
+  const LinearParams<Real>& params_;
+  Problem problem_;
+  Unroll<Lanes, Problem, Optimizer> unroll_;
+  LinearOuter<Member, Loss> outer_;
+  Real *head_, *head_bar_ = nullptr;
+};
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,138 @@
+// The recurrence of a linear problem in dual coordinates (problems/linear_span.hpp), on K = X X^T and Z0 = X W0 alone:
+//
+//   gradient   Z = beta Z0 + K A + bias,  G_A = R + rho A,  G_bias = sum_i R_i,  G_beta = rho beta
+//   pullback   U = v_A + v_bias,  Z_bar = s * curvature(U):
+//              A_bar += K Z_bar + rho v_A,  bias_bar += sum_i Z_bar_i,  beta_bar += <Z0, Z_bar> + rho v_beta
+//              K_bar += Z_bar A^T,  Z0_bar += beta Z_bar,  rho_bar += <v_A, A> + v_beta beta
+//
+// The gradient map is linear in the same way as the optimizer's step, which therefore needs no change. A gradient costs
+// 2 n^2 c operations, whatever the number of features. A scalar may be a pack with the numbers of several tasks.
+#pragma once
+
+#include "core/lanes.hpp"
+#include "problems/linear_rows.hpp"
+#include "problems/linear_span.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class Team, class Loss>
+class DualLoop {
+ public:
+  using T = typename Team::Scalar;
+  using Lane = typename Team::Lane;
+
+  // Params: any LinearParams, which says which inputs there are and which cotangents are wanted.
+  template <class Params>
+  PB_HD DualLoop(Arena& arena, const Params& params, bool reverse)
+      : rows_(arena, params.support, params.classes, reverse),
+        stride_(rows_.stride()),
+        classes_(params.classes),
+        has_bias_(params.bias),
+        wants_rho_bar_(bool(params.l2_bar)) {
+    const Index points = duals(), square = rows_.count() * stride_;
+    gram_ = arena.take<T>(square);
+    work_ = arena.take<T>(points);
+    if (params.w0) z0_ = arena.take<T>(points);
+    if (reverse && params.support.x_bar) gram_bar_ = arena.take<T>(square);
+    if (reverse && params.w0) z0_bar_ = arena.take<T>(points);
+  }
+
+  PB_HD Index size() const { return round_up(duals() + classes_ + 1, Team::kLanes); }
+  PB_HD const LinearRows<Team, Loss>& rows() const { return rows_; }
+  PB_HD SpanBuffers<T> buffers() const { return {stride_, 1, gram_, z0_, gram_bar_, z0_bar_}; }
+
+  // What is no feature and no row of the task: its l2. Zeroes the cotangents.
+  template <class Params>
+  PB_HD void load(const Team& team, const Params& params, Index task, bool reverse) {
+    const auto l2 = team.series(params.l2, task);
+    team.for_each(1, [=, this](Index) {
+      rho_ = l2[0];
+      rho_bar_ = T{};
+    });
+    rows_.clear(team);
+    if (!reverse) return;
+    fill_zero(team, gram_bar_, rows_.count() * stride_);
+    fill_zero(team, z0_bar_, duals());
+  }
+
+  // The initial point without W0 (LinearSpan::start); the initial velocity is zero in these coordinates.
+  PB_HD void start(const Team& team, T* w, T* velocity) const {
+    fill_zero(team, w, size());
+    fill_zero(team, velocity, size());
+  }
+
+  // Leaves the predictions of w behind for a pullback at the same w; g is not written without `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted) const {
+    const Index stride = stride_, classes = classes_, bias = duals();
+    team.mix({classes, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
+    team.for_lanes(rows_.count(), [=, this](Index i) {
+      const Row<Team> z = rows_.scores(i);
+      for (Index k = 0; k < classes; ++k) {
+        const Lane shifted = z[k] + w[bias + k];
+        z.set(k, z0_ ? shifted + w[bias + classes] * Team::load(z0_ + k * stride + i) : shifted);
+      }
+      rows_.predict(i);
+      if (wanted) rows_.residual(i, {g + i, stride});
+    });
+    if (!wanted) return;
+    finish(team, g, w, g, false);
+    if (!Team::vanishes(rho_)) add_scaled(team, bias, rho_, w, g);
+  }
+
+  // w_bar += (gradient map)^T v, given the gradient just taken at w; adds the cotangents of the data.
+  PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
+    const Index stride = stride_, classes = classes_, bias = duals(), n = rows_.count();
+    T* const u = work_;
+    team.for_lanes(n, [=, this](Index i) {
+      const Row<Team> row{u + i, stride};
+      const ConstRow<Team> cotangent{v + i, stride};
+      for (Index k = 0; k < classes; ++k) row.set(k, cotangent[k] + v[bias + k]);
+      rows_.pullback(i, row);
+    });
+    team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
+    finish(team, u, v, w_bar, true);
+    if (!Team::vanishes(rho_)) add_scaled(team, bias, rho_, v, w_bar);
+    if (gram_bar_) team.mix({n, stride, classes, true}, {u, 1, stride}, {w, stride}, {gram_bar_, stride});
+    if (wants_rho_bar_) {
+      const T sum = inner(team, bias, v, w);
+      team.for_each(1, [=, this](Index) { rho_bar_ += sum + v[bias + classes] * w[bias + classes]; });
+    }
+    if (z0_bar_) add_scaled(team, bias, w[bias + classes], u, z0_bar_);
+  }
+
+  template <class Params>
+  PB_HD void store_cotangents(const Team& team, const Params& params, Index task) const {
+    if (!wants_rho_bar_) return;
+    const auto l2_bar = team.series(params.l2_bar, task);
+    team.for_each(1, [=, this](Index) { l2_bar.set(0, rho_bar_); });
+  }
+
+ private:
+  PB_HD Index duals() const { return classes_ * stride_; }
+
+  // The bias and beta parts of the gradient map (of residuals r at w) and of its pullback (of Z_bar = r at v).
+  PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {
+    const Index bias = duals(), classes = classes_;
+    if (has_bias_) {
+      team.row_sums({classes, stride_, 0, pullback}, {r, stride_}, out + bias);
+    } else if (!pullback) {
+      team.for_each(classes, [=](Index k) { out[bias + k] = T{}; });
+    }
+    const T product = pullback && z0_ ? inner(team, bias, r, z0_) : T{}, rho = rho_;
+    const Index size = this->size();
+    team.for_each(1, [=](Index) {
+      T& beta = out[bias + classes];
+      beta = (pullback ? beta + product : T{}) + rho * w[bias + classes];
+      for (Index i = bias + classes + 1; !pullback && i < size; ++i) out[i] = T{};
+    });
+  }
+
+  LinearRows<Team, Loss> rows_;
+  Index stride_, classes_;
+  bool has_bias_, wants_rho_bar_;
+  T rho_{}, rho_bar_{};
+  T *gram_, *work_;
+  T *z0_ = nullptr, *gram_bar_ = nullptr, *z0_bar_ = nullptr;
+};
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,72 @@
+// Between the data set of a task, as tensors hold it, and the class-major buffers that the row losses work on.
+#pragma once
+
+#include <limits>
+
+#include "core/team.hpp"
+#include "problems/linear_params.hpp"
+
+namespace pb::inline PB_ISA {
+
+// What the row losses read of a data set, and the cotangents they leave: entry (class k, row i) of a matrix is at
+// [(k * stride + i) * step], entry i of a vector at [i * step]. step is 1, or the number of tasks whose numbers are
+// interleaved; rows from `count` to `stride` are padding.
+template <class T>
+struct RowBuffers {
+  Index stride, step;
+  T *targets, *sigma, *scale;
+  T *scale_bar, *targets_bar;  // null: not wanted
+
+  PB_HD Index at(Index k, Index i) const { return (k * stride + i) * step; }
+};
+
+// Reads targets and weights of one task. A label outside [0, classes) becomes NaN: it is checked before where that costs
+// nothing, and here it must not write elsewhere, nor pass in silence.
+template <class Team>
+PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& data, Index task, Index classes,
+                     const RowBuffers<typename Team::Real>& to) {
+  using T = typename Team::Real;
+  const auto labels = data.labels.vector(task);
+  const auto dense = data.targets.matrix(task);
+  const auto weights = data.weights.vector(task);
+  const Index rows = data.rows;
+  const T factor = data.scale;
+  team.for_each(to.stride, [=](Index i) {
+    T total = 0;
+    const Index label = i < rows && labels ? labels[i] : -1;
+    for (Index k = 0; k < classes; ++k) {
+      const T y = k == label ? T(1) : i < rows && !labels ? dense[i][k] : T(0);
+      total += to.targets[to.at(k, i)] = y;
+    }
+    if (i < rows && labels && !(label >= 0 && label < classes)) {
+      total = to.targets[to.at(0, i)] = std::numeric_limits<T>::quiet_NaN();
+    }
+    to.sigma[to.at(0, i)] = total;
+    to.scale[to.at(0, i)] = i < rows ? factor * weights[i] : T(0);
+  });
+}
+
+// Writes the cotangents of weights and targets of one task.
+template <class Team>
+PB_HD void store_rows(const Team& team, const LinearData<typename Team::Real>& data, Index task, Index classes,
+                      const RowBuffers<typename Team::Real>& from) {
+  const auto weights_bar = data.weights_bar.vector(task);
+  const auto dense_bar = data.targets_bar.matrix(task);
+  if (!weights_bar && !dense_bar) return;
+  const typename Team::Real factor = data.scale;
+  team.for_each(data.rows, [=](Index i) {
+    if (weights_bar) weights_bar[i] = factor * from.scale_bar[from.at(0, i)];
+    if (dense_bar) {
+      for (Index k = 0; k < classes; ++k) dense_bar[i][k] = from.targets_bar[from.at(k, i)];
+    }
+  });
+}
+
+// X_bar = 0, for problems that add to it step by step.
+template <class Team>
+PB_HD void clear_features(const Team& team, const LinearData<typename Team::Real>& data, Index features, Index task) {
+  const auto x_bar = data.x_bar.matrix(task);
+  team.for_pairs(data.rows, features, [=](Index i, Index j) { x_bar[i][j] = 0; });
+}
+
+}  // namespace pb::inline PB_ISA

@@ -1,0 +1,142 @@
+"""The spectral method: T steps on a least-squares problem at the cost of one eigendecomposition, whatever T is.
+
+Gradient descent with constant settings on a quadratic is an affine recurrence, so w_T is a function of its matrix H:
+`spectral_powers` has the function, `spectral_basis` the eigenvectors, `spectral_node` the autograd node and the
+derivative. Here are the checks, the call and its account. docs/spectral.md has the measured rounding and times.
+"""
+
+import torch
+from torch import Tensor
+
+from pybilevel.engine.call import Call
+from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.spectral_basis import rank
+from pybilevel.engine.spectral_node import Form, QuadraticSteps
+from pybilevel.engine.state import State
+from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.optimizers import SGD
+from pybilevel.problems import LeastSquares
+
+REMEDY = "use method=pb.Reverse()"
+
+
+def check(call: Call) -> None:
+    """Raise for a call that the spectral method cannot run: ValueError, or BackendError for backend="fused"."""
+    if not isinstance(call.inner, LeastSquares):
+        raise ValueError(
+            f"method=pb.Spectral() needs inner to be a pb.LeastSquares, got a {type(call.inner).__name__}: only with a "
+            f"squared loss is every step the same affine map of w; {REMEDY}"
+        )
+    if not isinstance(call.optimizer, SGD):
+        raise ValueError(
+            f"method=pb.Spectral() needs optimizer to be a pb.SGD, got {call.optimizer!r}: the steps of others are not "
+            f"affine in w; {REMEDY}"
+        )
+    for name in call.elementwise:
+        raise ValueError(
+            f"{name} has a value a parameter: method=pb.Spectral() needs one that is the same for all parameters (a "
+            f"number, () or [*B, 1]), or else the step is no function of one symmetric matrix; {REMEDY}"
+        )
+    for name, value in call.settings.items():
+        if value.shape[-1] > 1:
+            raise ValueError(
+                f"{name} has {value.shape[-1]} values, one a step: method=pb.Spectral() needs settings that do not "
+                f"vary with the step (a number, () or [*B, 1]), so that T steps are a power of one; {REMEDY}"
+            )
+    if call.backend == "fused":
+        raise BackendError(
+            "fused", ["method 'spectral' has no native kernel"], f'use backend="auto", or {REMEDY}'
+        )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def run(call: Call) -> tuple[Tensor, State]:
+    """w_T and the final state of a checked call of T >= 1 steps.
+
+    Raises:
+        DivergenceError: on CPU, if w_T is not finite.
+    """
+    inputs = _inputs(call)
+    try:
+        w, velocity = QuadraticSteps.apply(_form(call, call.steps), *inputs)  # type: ignore[no-untyped-call]
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if _finite(*inputs):
+            raise
+        raise DivergenceError(0 if not _finite(call.w0) else 1) from None  # eigh refuses a matrix with NaN
+    if call.device.type == "cpu" and not _finite(w, velocity):
+        raise DivergenceError(_first_bad_step(call, inputs))
+    buffers = () if velocity is None else (velocity,)
+    return w, State(w, (buffers,), call.start + call.steps, call.optimizer.name)
+
+
+def describe(call: Call) -> Explanation:
+    """How the spectral method would run a call: operations and bytes of both halves, hypergradients of x included."""
+    problem = call.problem
+    assert problem is not None
+    n, width, c = problem.n, problem.rows, problem.c
+    r = rank(n, width, problem.bias)
+    reduced = r < width
+    velocity = bool(call.initial_buffers()[0])
+    tasks = torch.Size(problem.tasks).numel()
+    levels = call.steps.bit_length() + bin(call.steps).count("1") - 2
+    forward = 2 * n * width * r + 9 * r**3 + 2 * n * width * c + (4 * width * r * r if reduced else 0)
+    backward = 4 * n * width * r + 2 * n * r * r + 4 * n * width * c
+    thin = 2 * width * r * c * (8 if velocity else 4)
+    pairs = r * r * levels * (50 if velocity else 10)
+    # X with its ones, its eigencoordinates and cotangent; vectors; pairs: powers, their update, H_bar; D x c matrices
+    held = 3 * n * width + width * r + r * r * (14 if velocity else 5) + 6 * width * c
+    return Explanation(
+        backend="generic",
+        coordinates="spectral",
+        regime=f"functions of {r} eigenvalues of a matrix of {width}, in torch operations; no trajectory",
+        reasons=(),
+        schedule="nothing is stored or recomputed: memory= has no effect",
+        steps=call.steps,
+        slots=0,
+        recomputation=1.0,
+        flops=tasks * (forward + backward + thin + pairs),
+        bytes_moved=None,
+        peak_memory=tasks * held * problem.dtype.itemsize,
+    )
+
+
+def _form(call: Call, steps: int) -> Form:
+    assert isinstance(call.inner, LeastSquares) and isinstance(call.optimizer, SGD)
+    return Form(steps, call.optimizer.nesterov, call.inner.bias)
+
+
+def _inputs(call: Call) -> list[Tensor | None]:
+    """The tensors of `QuadraticSteps`, as differentiable functions of those of the call."""
+    problem, optimizer = call.inner, call.optimizer
+    assert isinstance(problem, LeastSquares) and isinstance(optimizer, SGD)
+    tasks = problem.tasks
+    with torch.autocast(problem.device.type, enabled=False):
+        x = problem.x
+        if problem.bias:
+            x = torch.cat((x, x.new_ones(*x.shape[:-1], 1)), -1)
+        scale = x.new_full((1, 1), problem.scale)
+        if problem.weights is not None:
+            scale = problem.weights.unsqueeze(-1) * problem.scale
+        b = x.mT @ (scale * problem.y)
+    settings = {name: value.expand(*tasks, 1) for name, value in call.settings.items()}
+    momentum = settings["momentum"] if optimizer.has_momentum else None
+    v0 = call.state.buffers[0][0] if call.state is not None and momentum is not None else None
+    l2 = problem.l2.expand(tasks)
+    return [x, scale, l2, b, call.w0, v0, settings["lr"], momentum, settings["weight_decay"]]
+
+
+def _first_bad_step(call: Call, inputs: list[Tensor | None]) -> int:
+    """The first t whose w_t is not finite, by bisection: once an iterate overflows, so do those after it."""
+    if not _finite(call.w0):
+        return 0
+    detached = [None if t is None else t.detach() for t in inputs]
+    good, bad = 0, call.steps
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        w, _ = QuadraticSteps.apply(_form(call, middle), *detached)  # type: ignore[no-untyped-call]
+        good, bad = (middle, bad) if _finite(w) else (good, middle)
+    return bad
+
+
+def _finite(*tensors: Tensor | None) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors if t is not None)
