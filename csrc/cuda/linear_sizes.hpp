@@ -13,12 +13,13 @@
 
 namespace pb::cuda {
 
-// A thread for every output of a step's products (features x classes, or rows x classes), within limits.
+// A thread for four outputs of a step's products (features x classes, or rows x classes), within limits: small blocks, so that
+// several tasks share a multiprocessor whose registers they would else fill.
 template <class T>
 unsigned block_threads(const LinearParams<T>& params, Coordinates coordinates) {
   const Index rows = std::max(params.support.rows, params.query.rows);
   const Index width = coordinates == Coordinates::kPrimal ? std::max(params.features, rows) : rows;
-  const Index wanted = round_up(width * std::min<Index>(params.classes, kTile), kWarp);
+  const Index wanted = round_up(ceil_div(width * params.classes, 4), kWarp);
   return static_cast<unsigned>(std::clamp<Index>(wanted, 2 * kWarp, kMaxThreads));
 }
 
