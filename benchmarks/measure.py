@@ -21,6 +21,8 @@ from benchmarks.workloads import Shape, Workload
 
 TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
 FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
+LEAST_SAMPLES = 3  # a contender that has as many leaves the rounds when its samples together took
+MOST_SECONDS = 6.0  # so long
 SAMPLE_SECONDS = 0.02  # a sample repeats the call until it lasts about this long
 IDLE_SECONDS = 0.01  # before each sample: the previous contender's OpenMP threads stop spinning meanwhile
 
@@ -32,7 +34,7 @@ def run_case(
 ) -> dict[str, Any]:
     """The record of one case: shape, work, limits, and one entry a contender, in the order of the table."""
     shape = case.at(device, tiny)
-    inputs = {name: a.to(device) for name, a in case.workload.inputs(shape).items()}
+    inputs = inputs_on(device, case.workload, shape)
     names = [name for name in case.contenders if not only or name in only]
     reference, tolerance = reference_results(case.workload, shape, inputs)
     entries, runs = {}, {}
@@ -55,6 +57,10 @@ def run_case(
     }
 
 
+def inputs_on(device: str, workload: Workload, shape: Shape) -> dict[str, Tensor]:
+    return {name: a.to(device) for name, a in workload.inputs(shape).items()}
+
+
 def limit_entry(workload: Workload, shape: Shape, limits: Limits) -> dict[str, Any]:
     """The unavoidable work of the case, and the time this machine needs for it at its own best rates."""
     work = workload.work(shape)
@@ -69,10 +75,13 @@ def limit_entry(workload: Workload, shape: Shape, limits: Limits) -> dict[str, A
 
 def reference_results(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> tuple[Results, float]:
     """The float64 eager unroll, and the tolerance: 5e-6, or twice the error of the same unroll in float32."""
-    double = {name: a.double() if a.is_floating_point() else a for name, a in inputs.items()}
-    reference = eager.build(workload, shape, double)()
+    reference = eager.build(workload, shape, in_double(inputs))()
     plain = relative_errors(eager.build(workload, shape, inputs)(), reference)
     return reference, max(TOLERANCE, FACTOR * max(plain.values()))
+
+
+def in_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: a.double() if a.is_floating_point() else a for name, a in inputs.items()}
 
 
 def prepare(
@@ -85,8 +94,12 @@ def prepare(
 ) -> tuple[dict[str, Any], Run | None]:
     """Build, warm up and check one contender: its entry, and what to time if its results are right."""
     entry: dict[str, Any] = {"name": contender.name, "ours": contender.ours}
-    if not contender.installed:
-        return entry | {"status": "not installed"}, None
+    missing = contender.missing(inputs["lr"].device.type)
+    if missing:
+        return entry | {"status": missing}, None
+    if contender.rounding != 1.0:
+        tolerance *= contender.rounding
+        entry |= {"tolerance": tolerance, "because": contender.because}
     try:
         run = contender.build(workload, shape, inputs)
         errors = relative_errors(run(), reference)
@@ -124,7 +137,8 @@ def time_interleaved(
     """`repeats` samples of every contender, in rounds that start with a different one each time.
 
     Interleaving spreads a drift of the machine (frequency, neighbours) over all contenders alike; the median then
-    ignores the rounds it hit. Garbage is collected between samples and never inside one.
+    ignores the rounds it hit. Garbage is collected between samples and never inside one. Who is slow gets fewer
+    samples: `LEAST_SAMPLES`, and more only until they took `MOST_SECONDS`.
     """
     gc.collect()
     gc.freeze()  # what is alive now (modules, inputs) need not be scanned before every sample
@@ -135,7 +149,10 @@ def time_interleaved(
         for turn in range(repeats):
             shift = turn % max(len(names), 1)
             for name in names[shift:] + names[:shift]:
-                samples[name].append(_sample(runs[name], calls[name], device))
+                taken = samples[name]
+                if len(taken) >= LEAST_SAMPLES and sum(taken) * calls[name] >= MOST_SECONDS:
+                    continue
+                taken.append(_sample(runs[name], calls[name], device))
     finally:
         gc.unfreeze()
     return {

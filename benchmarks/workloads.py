@@ -5,6 +5,7 @@ All of them differentiate through T steps of gradient descent on a linear model 
     few-shot        softmax, B tasks; hypergradients of the support features, the query features and the step size
     hyper-cleaning  softmax, one problem; hypergradients of the n example weights and of l2
     effect of T     squared loss on the features H x; hypergradient of the matrix H
+    ridge-tall      squared loss, one problem with many rows; hypergradients of the n example weights and of l2
 
 A workload is written once, with operators that torch tensors and JAX arrays share, so every contender gets
 literally the same problem.
@@ -21,6 +22,8 @@ from torch import Tensor
 
 Inputs = dict[str, Any]  # name -> array of the contender's library
 
+SYMBOLS = {"tasks": "B", "n": "n", "m": "m", "d": "d", "c": "c", "steps": "T"}  # of the fields of a Shape
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,8 +37,8 @@ class Shape:
     tasks: int = 0
 
     def __str__(self) -> str:
-        sizes = {"B": self.tasks, "n": self.n, "m": self.m, "d": self.d, "c": self.c, "T": self.steps}
-        return " ".join(f"{key}={size}" for key, size in sizes.items() if size)
+        sizes = ((symbol, getattr(self, field)) for field, symbol in SYMBOLS.items())
+        return " ".join(f"{symbol}={size}" for symbol, size in sizes if size)
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -58,7 +61,7 @@ class Work(NamedTuple):
 
     flops: float
     bytes: float
-    coordinates: str  # "primal" or "dual", whichever needs less arithmetic
+    coordinates: str  # "primal", "dual" or, for squared loss, "normal": whichever needs least arithmetic
 
 
 @dataclass(frozen=True)
@@ -137,46 +140,97 @@ def effect_of_t_problem(a: Inputs) -> Bilevel:
     return Bilevel(a["x"] @ a["H"].T, a["y"], a["x_val"] @ a["H"].T, a["y_val"], a["lr"])
 
 
+def ridge_tall_inputs(shape: Shape) -> dict[str, Tensor]:
+    """Gaussian features of decaying variance 1/j, a linear teacher, every second target buried in noise.
+
+    The variances spread the curvatures over two orders of magnitude, so some directions are still moving at step T.
+    """
+    spread = torch.arange(1, shape.d + 1).rsqrt()
+    x, x_val = (_normal(rows, shape.d, seed=seed) * spread for seed, rows in enumerate((shape.n, shape.m)))
+    teacher = _normal(shape.d, shape.c, seed=2)
+    noise = _normal(shape.n, shape.c, seed=3) * torch.arange(shape.n).remainder(2)[:, None]
+    return {
+        "x": x,
+        "y": x @ teacher + noise,
+        "x_val": x_val,
+        "y_val": x_val @ teacher,
+        "weights": _normal(shape.n, seed=4).sigmoid(),
+        "l2": torch.tensor(1e-3),
+        "lr": torch.tensor(1.0),
+    }
+
+
 # The arithmetic below counts multiply-adds as 2, ignores the bias row and everything that is O(n c) a step, and
 # assumes that nothing is recomputed. The traffic is compulsory traffic: inputs read once, gradients written once.
 
 
 def few_shot_work(shape: Shape) -> Work:
-    """Unroll, query loss and reverse, feature gradients included (DESIGN section 5).
-
-    primal  4 n d c a step forward, 4 back, 4 for X_bar; dual  2 n^2 c a step forward, 2 back, 2 for K_bar, plus
-    the Gram matrix (2 n^2 d), X_bar from K_bar (2 n^2 d) and three products with A_T (6 n d c). Query: 6 m d c.
-    """
-    b, n, m, d, c, t = max(shape.tasks, 1), shape.n, shape.m, shape.d, shape.c, shape.steps
-    primal = 12 * n * d * c * t
-    dual = 6 * n * n * c * t + 4 * n * n * d + 6 * n * d * c
-    traffic = b * (2 * 4 * (n + m) * d + 8 * (n + m))  # float32 features both ways, int64 labels once
-    return _cheaper(b, primal, dual, 6 * m * d * c, traffic)
+    """Unroll, query loss and reverse, feature gradients included. Query: 6 m d c."""
+    b, n, m = max(shape.tasks, 1), shape.n, shape.m
+    traffic = b * (2 * 4 * (n + m) * shape.d + 8 * (n + m))  # float32 features both ways, int64 labels once
+    ways = {"primal": _primal(shape, features=True), "dual": _dual(shape, features=True)}
+    return _cheapest(ways, 6 * m * shape.d * shape.c, b, traffic)
 
 
 def hyper_cleaning_work(shape: Shape) -> Work:
-    """No feature gradients: primal 8 n d c a step, dual 4 n^2 c a step plus Gram matrix and end points."""
-    n, m, d, c, t = shape.n, shape.m, shape.d, shape.c, shape.steps
-    primal = 8 * n * d * c * t
-    dual = 4 * n * n * c * t + 2 * n * n * d + 4 * n * d * c
-    traffic = 4 * (n + m) * d + 8 * (n + m) + 2 * 4 * n
-    return _cheaper(1, primal, dual, 4 * m * d * c, traffic)
+    """No feature gradients; the gradient of a weight is O(c) a step. Validation: 4 m d c."""
+    n, m = shape.n, shape.m
+    traffic = 4 * (n + m) * shape.d + 8 * (n + m) + 2 * 4 * n
+    ways = {"primal": _primal(shape, features=False), "dual": _dual(shape, features=False)}
+    return _cheapest(ways, 4 * m * shape.d * shape.c, 1, traffic)
 
 
 def effect_of_t_work(shape: Shape) -> Work:
-    """As few-shot with one task, plus the features H x and the gradient of H (2 d^2 a row each)."""
-    inner = few_shot_work(shape)
+    """One task with feature gradients; besides them the features H x and the gradient of H (2 d^2 a row each)."""
     rows, d, c = shape.n + shape.m, shape.d, shape.c
-    return Work(
-        inner.flops + 4 * rows * d * d,
-        4 * (rows * (d + c) + 2 * d * d),
-        inner.coordinates,
-    )
+    ways = {
+        "primal": _primal(shape, features=True),
+        "dual": _dual(shape, features=True),
+        "normal": _normal_equations(shape),
+    }
+    traffic = 4 * (rows * (d + c) + 2 * d * d)
+    return _cheapest(ways, 6 * shape.m * d * c + 4 * rows * d * d, 1, traffic)
 
 
-def _cheaper(tasks: int, primal: int, dual: int, ends: int, traffic: int) -> Work:
-    coordinates = "dual" if dual < primal else "primal"
-    return Work(float(tasks * (min(primal, dual) + ends)), float(traffic), coordinates)
+def ridge_tall_work(shape: Shape) -> Work:
+    """As hyper-cleaning, with float32 targets and the normal equations as a third way."""
+    n, m, d, c = shape.n, shape.m, shape.d, shape.c
+    ways = {
+        "primal": _primal(shape, features=False),
+        "dual": _dual(shape, features=False),
+        "normal": _normal_equations(shape),
+    }
+    return _cheapest(ways, 4 * m * d * c, 1, 4 * (n + m) * (d + c) + 2 * 4 * n)
+
+
+def _primal(shape: Shape, features: bool) -> int:
+    """X W and X^T R a step, as much back; X_bar += R v^T + C W^T if the features want a gradient."""
+    return (12 if features else 8) * shape.n * shape.d * shape.c * shape.steps
+
+
+def _dual(shape: Shape, features: bool) -> int:
+    """Gram matrix K = X X^T, K A a step, as much back, and W_T = X^T A and A_bar = X G at the end.
+
+    If the features want a gradient, K_bar as well, and at the end 2 n^2 d + 2 n d c to make X_bar of it.
+    """
+    n, d, c, t = shape.n, shape.d, shape.c, shape.steps
+    stepping = (6 if features else 4) * n * n * c * t
+    return stepping + (4 if features else 2) * n * n * d + (6 if features else 4) * n * d * c
+
+
+def _normal_equations(shape: Shape) -> int:
+    """Squared loss: S = X^T diag(s) X and N = X^T diag(s) Y once, then S W a step, as much back and for S_bar.
+
+    S_bar and N_bar give X_bar = s (X (S_bar + S_bar^T) + Y N_bar^T) and s_bar = rowsum(X S_bar * X + X N_bar * Y):
+    2 n d^2 + 2 n d c for either, and as much for S and N.
+    """
+    n, d, c, t = shape.n, shape.d, shape.c, shape.steps
+    return 6 * d * d * c * t + 4 * n * d * d + 4 * n * d * c
+
+
+def _cheapest(ways: dict[str, int], ends: int, tasks: int, traffic: int) -> Work:
+    coordinates = min(ways, key=lambda way: ways[way])
+    return Work(float(tasks * (ways[coordinates] + ends)), float(traffic), coordinates)
 
 
 FEW_SHOT = Workload(
@@ -192,4 +246,7 @@ HYPER_CLEANING = Workload(
 )
 EFFECT_OF_T = Workload(
     "effect of T", "squared", ("H",), effect_of_t_inputs, effect_of_t_problem, effect_of_t_work
+)
+RIDGE_TALL = Workload(
+    "ridge-tall", "squared", ("weights", "l2"), ridge_tall_inputs, hyper_cleaning_problem, ridge_tall_work
 )

@@ -13,7 +13,7 @@ _CLASSES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 def readable(tensor: Tensor) -> bool:
     """Whether reading the values of `tensor` is safe and free of a device sync: on CPU, real, not being traced."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
+    if torch.compiler.is_compiling() or not tensor.is_cpu or tensor.numel() == 0:
         return False
     return not isinstance(tensor, FakeTensor) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
@@ -21,6 +21,20 @@ def readable(tensor: Tensor) -> bool:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether `value` is a plain number (bool is not one)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_zero(value: object) -> bool:
+    """Whether `value` is the number 0, which leaves its term out; a tensor is none, whatever it holds."""
+    return is_number(value) and value == 0
+
+
+def extremes(tensor: Tensor) -> tuple[int | float, int | float]:
+    """The least and the greatest value of a readable tensor; NaN if it holds one."""
+    if tensor.numel() == 1:
+        value: int | float = tensor.item()
+        return value, value
+    low, high = torch.aminmax(tensor.detach())
+    return low.item(), high.item()
 
 
 def check_floating(name: str, tensor: Any) -> None:
@@ -67,7 +81,7 @@ def check_range(name: str, value: "Tensor | float", *, below: float | None = Non
     if isinstance(value, Tensor):
         if not readable(value):
             return
-        low, high = (bound.item() for bound in torch.aminmax(value.detach()))
+        low, high = extremes(value)
     else:
         low = high = float(value)
     limit = float("inf") if below is None else below

@@ -34,7 +34,13 @@ def test_sgd_has_the_forward_values_of_torch(settings):
 
 def test_sgd_is_an_optimizer():
     assert isinstance(SGD(0.1), Optimizer)
-    assert list(SGD(0.1).settings()) == ["lr", "momentum", "weight_decay"]
+    assert list(SGD(0.1, 0.9, weight_decay=0.1).settings()) == ["lr", "momentum", "weight_decay"]
+
+
+def test_only_the_number_zero_is_no_setting():
+    zero = torch.tensor(0.0)
+    assert list(SGD(0.0).settings()) == ["lr"]
+    assert list(SGD(0.1, zero, weight_decay=zero).settings()) == ["lr", "momentum", "weight_decay"]
 
 
 def test_only_the_number_zero_keeps_no_velocity():
@@ -46,9 +52,9 @@ def test_only_the_number_zero_keeps_no_velocity():
 @pytest.mark.parametrize(
     ("value", "tasks", "shape"),
     [
-        (0.1, (), [1]),
-        (0.1, (2, 3), [1, 1, 1]),
-        (torch.tensor(0.1), (3,), [1, 1]),
+        (0.1, (), []),
+        (0.1, (2, 3), []),
+        (torch.tensor(0.1), (3,), []),
         (torch.ones(5), (), [5]),
         (torch.ones(5), (3,), [1, 5]),
         (torch.ones(3, 1), (3,), [3, 1]),

@@ -154,7 +154,11 @@ CASES = {
     "callback": (lambda: run(callback=print), NotImplementedError, "callback is not in this version"),
     "forward": (lambda: run(method=Forward()), NotImplementedError, "pb.Forward is not in this version"),
     "implicit": (lambda: run(method=Implicit()), NotImplementedError, "pb.Implicit is not in this version"),
-    "spectral": (lambda: run(method=Spectral()), NotImplementedError, "pb.Spectral is not in this version"),
+    "spectral": (
+        lambda: run(method=Spectral()),
+        ValueError,
+        "pb.Spectral.* needs inner to be a pb.LeastSquares",
+    ),
     "first order": (
         lambda: run(method=Reverse(first_order=True)),
         NotImplementedError,

@@ -85,24 +85,40 @@ def value(p: Bilevel, loss: str, shape: Shape) -> Tensor:
     """The outer objective after T steps, each of them `autograd.grad(..., create_graph=True)`."""
     w, b = zeros(p, shape, requires_grad=True)
     for _ in range(shape.steps):
-        inner = total_loss(affine(p.x, w, b), p.y, loss, p.weights) + penalty(w, p.l2)
-        gw, gb = torch.autograd.grad(inner, (w, b), create_graph=True)
-        w, b = w - p.lr * gw, b - p.lr * gb
-    return total_loss(affine(p.x_val, w, b), p.y_val, loss) / max(shape.tasks, 1)
+        w, b = step(w, b, p, loss)
+    return outer_objective(p, w, b, loss, shape)
+
+
+def step(w: Tensor, b: Tensor, p: Bilevel, loss: str) -> tuple[Tensor, Tensor]:
+    inner = total_loss(affine(p.x, w, b), p.y, loss, p.weights) + penalty(w, p.l2)
+    gw, gb = torch.autograd.grad(inner, (w, b), create_graph=True)
+    return w - p.lr * gw, b - p.lr * gb
 
 
 def value_closed_form(p: Bilevel, loss: str, shape: Shape) -> Tensor:
     """The same trajectory with the inner gradient written out: G = X^T R + l2 W."""
     w, b = zeros(p, shape)
+    written_out = write_out(p, loss, shape)
+    for _ in range(shape.steps):
+        w, b = step_closed_form(w, b, written_out, loss)
+    return outer_objective(p, w, b, loss, shape)
+
+
+def write_out(p: Bilevel, loss: str, shape: Shape) -> Bilevel:
+    """What `step_closed_form` wants: targets [*B, n, c] in `y`, the factor of every residual in `weights`."""
     targets = p.y if loss == "squared" else one_hot(p.y, shape.c).to(p.x.dtype)
     scale = 1 / shape.n if p.weights is None else p.weights.unsqueeze(-1) / shape.n
-    x_t = p.x.mT
-    for _ in range(shape.steps):
-        logits = affine(p.x, w, b)
-        prediction = logits if loss == "squared" else logits.softmax(-1)
-        residual = scale * (prediction - targets)
-        gw = x_t @ residual if is_zero(p.l2) else x_t @ residual + p.l2 * w
-        w, b = w - p.lr * gw, b - p.lr * residual.sum(-2, keepdim=True)
+    return p._replace(y=targets, weights=scale)
+
+
+def step_closed_form(w: Tensor, b: Tensor, p: Bilevel, loss: str) -> tuple[Tensor, Tensor]:
+    logits = affine(p.x, w, b)
+    residual = p.weights * ((logits if loss == "squared" else logits.softmax(-1)) - p.y)
+    gw = p.x.mT @ residual if is_zero(p.l2) else p.x.mT @ residual + p.l2 * w
+    return w - p.lr * gw, b - p.lr * residual.sum(-2, keepdim=True)
+
+
+def outer_objective(p: Bilevel, w: Tensor, b: Tensor, loss: str, shape: Shape) -> Tensor:
     return total_loss(affine(p.x_val, w, b), p.y_val, loss) / max(shape.tasks, 1)
 
 
@@ -121,7 +137,9 @@ def total_loss(logits: Tensor, y: Tensor, loss: str, weights: Tensor | None = No
     """Mean loss over the rows of a task, summed over tasks: ()."""
     n = logits.shape[-2]
     if loss == "squared":
-        return mse_loss(logits, y, reduction="sum") / (2 * n)
+        if weights is None:
+            return mse_loss(logits, y, reduction="sum") / (2 * n)
+        return (logits - y).square().sum(-1).flatten() @ weights.flatten() / (2 * n)
     rows, classes = logits.flatten(0, -2), y.flatten()
     if weights is None:
         return cross_entropy(rows, classes, reduction="sum") / n

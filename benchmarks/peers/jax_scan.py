@@ -1,4 +1,4 @@
-"""JAX: `jit(value_and_grad(vmap(scan(grad))))`, compiled once in `build`'s first call."""
+"""JAX: `jit(value_and_grad(vmap(scan(grad))))`, compiled once in the first run; steps stored or recomputed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.workloads import Bilevel, Shape, Workload
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with the other contenders
 
 
-def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
+def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor], checkpoint: bool = False) -> Run:
     import jax
     import jax.numpy as jnp
 
@@ -21,7 +21,7 @@ def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
     arrays = {name: jax.device_put(jnp.asarray(a.cpu().numpy()), device) for name, a in inputs.items()}
 
     def outer(leaves: dict[str, Any], constants: dict[str, Any]) -> Any:
-        return _value(workload.problem({**constants, **leaves}), workload.loss, shape)
+        return _value(workload.problem({**constants, **leaves}), workload.loss, shape, checkpoint)
 
     compiled = jax.jit(jax.value_and_grad(outer))
     leaves = {name: arrays.pop(name) for name in workload.leaves}
@@ -33,7 +33,12 @@ def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
     return run
 
 
-def _value(p: Bilevel, loss: str, shape: Shape) -> Any:
+def build_checkpoint(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
+    """`jax.checkpoint` on the step: the scan stores w only, and the reverse pass recomputes the rest of a step."""
+    return build(workload, shape, inputs, checkpoint=True)
+
+
+def _value(p: Bilevel, loss: str, shape: Shape, checkpoint: bool) -> Any:
     """The mean over tasks of the validation loss after T steps under `lax.scan`."""
     import jax
     import jax.numpy as jnp
@@ -55,7 +60,7 @@ def _value(p: Bilevel, loss: str, shape: Shape) -> Any:
             return jax.tree.map(lambda a, g: a - p.lr * g, params, grads), None
 
         start = (jnp.zeros((shape.d, shape.c), x.dtype), jnp.zeros(shape.c, x.dtype))
-        (w, b), _ = jax.lax.scan(step, start, length=shape.steps)
+        (w, b), _ = jax.lax.scan(jax.checkpoint(step) if checkpoint else step, start, length=shape.steps)
         return mean_loss(x_val @ w + b, y_val)
 
     batched = jax.vmap(task) if shape.tasks else task

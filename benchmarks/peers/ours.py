@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.peers import Run
+from benchmarks.peers import Build, Run
 from benchmarks.peers.eager import differentiate, loop_over_tasks, total_loss
 from benchmarks.workloads import Bilevel, Shape, Workload
 
 
-def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor], memory: Any = "auto") -> Run:
-    """`ml_objective` where there are tasks, `ho_objective` where there are none."""
+def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor], **options: Any) -> Run:
+    """`ml_objective` where there are tasks, `ho_objective` where there are none; `options` are theirs."""
     import pybilevel as pb
 
     def value(p: Bilevel, loss: str, shape: Shape) -> Tensor:
         settings: dict[str, Any] = {
             "steps": shape.steps,
             "optimizer": pb.SGD(lr=p.lr),
-            "memory": memory,
             "backend": "fused",
+            **options,
         }
         if shape.tasks:
             per_task, _ = pb.ml_objective(p.x, p.y, p.x_val, p.y_val, num_classes=shape.c, **settings)
@@ -29,6 +30,24 @@ def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor], memory: A
         return pb.ho_objective(inner, _problem(p.x_val, p.y_val, loss, shape), **settings)
 
     return differentiate(value, workload, shape, inputs)
+
+
+def with_memory(request: Callable[[Any], Any]) -> Build:
+    """`build` with `memory=request(pybilevel)`, which is imported only when the contender runs."""
+
+    def build_within(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
+        import pybilevel as pb
+
+        return build(workload, shape, inputs, memory=request(pb))
+
+    return build_within
+
+
+def build_spectral(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:
+    """Squared loss without stepping: T steps as one function of eigenvalues."""
+    import pybilevel as pb
+
+    return build(workload, shape, inputs, method=pb.Spectral())
 
 
 def build_unroll(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:

@@ -40,16 +40,19 @@ struct Strided {
   Index column;
 };
 
-// A pass over rows is cut into chunks of at least `chunk` rows, at most `most` of them, each of blocks of `block` rows.
-// The cut decides the order of additions: it follows from the sizes and the kind of team, never from its number of workers.
+// A pass over rows is cut into chunks of at least `chunk` rows, at most `most` of them, each run in blocks of at most `block`
+// rows that take about `bytes`. The cut decides the order of additions: it follows from the sizes and the kind of team,
+// never from its number of workers.
 struct RowCut {
-  Index block, chunk, most;
+  Index bytes, block, chunk, most;
 };
 
-// Sizes of one matrix product (see mix, row_sums and dots above), and whether it adds to what is there.
+// Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:
+// C is too large to be found in a cache when it is read next.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;
+  bool stream = false;
 };
 
 template <class Team>

@@ -24,7 +24,8 @@ class LaneSeries {
   Pack<T> operator[](Index step) const {
     if (task_ == 0) return broadcast<T>(data_[step * step_]);
     Pack<T> x;
-    for (Index i = 0; i < PackOf<T>::lanes; ++i) x[i] = data_[(i < count_ ? i : count_ - 1) * task_ + step * step_];
+    for (Index i = 0; i < PackOf<T>::lanes; ++i)
+      x[i] = data_[(i < count_ ? i : count_ - 1) * task_ + step * step_];
     return x;
   }
 
@@ -43,7 +44,8 @@ struct PackTile {
   static constexpr int kRows = kPackRegisters >= 32 ? 5 : 2, kColumns = 5;
 
   template <int P, int Q>
-  static void run(Index count, Strided<const Pack<T>> a, Matrix<const Pack<T>> b, Matrix<Pack<T>> c, bool accumulate) {
+  static void run(Index count, Strided<const Pack<T>> a, Matrix<const Pack<T>> b, Matrix<Pack<T>> c,
+                  bool accumulate) {
     Pack<T> sum[P][Q] = {};
     for (Index r = 0; r < count; ++r) {
 #pragma GCC unroll 8
@@ -123,7 +125,8 @@ struct Lanes {
         with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
           with_constant<Tile::kColumns>(s.q - q < Tile::kColumns ? s.q - q : Tile::kColumns, [&](auto Q) {
             Tile::template run<decltype(P)::value, decltype(Q)::value>(
-                s.r, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row}, s.accumulate);
+                s.r, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row},
+                s.accumulate);
           });
         });
       }

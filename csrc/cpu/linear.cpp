@@ -88,14 +88,16 @@ void run(const LinearParams<T>& params, LinearVariant variant, Regime regime, co
 // f.template operator()<Task>() with what runs in a regime; Solo and Crew lay out the same states and scratch.
 template <class T, class F>
 Index with_any(LinearVariant variant, Regime regime, F&& f) {
-  return regime == Regime::kLanes ? with_linear_bundle<Lanes<T>>(variant, f) : with_linear_task<Solo<T>>(variant, f);
+  return regime == Regime::kLanes ? with_linear_bundle<Lanes<T>>(variant, f)
+                                  : with_linear_task<Solo<T>>(variant, f);
 }
 
 template <class T>
-Index state_size(const LinearParams<T>& params, LinearVariant variant, Regime regime) {
+Index tape_size(const LinearParams<T>& params, LinearVariant variant, Regime regime) {
   return with_any<T>(variant, regime, [&]<class Task> {
     Arena sizing;
-    return Task(sizing, params, false).state_size();
+    const Task task(sizing, params, false);
+    return params.tape_size(task.slot_size(), task.head_size());
   });
 }
 
@@ -107,7 +109,7 @@ Index scratch_bytes(const LinearParams<T>& params, LinearVariant variant, Regime
 }
 
 template <class T>
-constexpr LinearEntries<T> kEntries{state_size<T>, scratch_bytes<T>, run<T, false>, run<T, true>};
+constexpr LinearEntries<T> kEntries{tape_size<T>, scratch_bytes<T>, run<T, false>, run<T, true>};
 
 }  // namespace
 }  // namespace pb::inline PB_ISA

@@ -26,8 +26,9 @@ constexpr Index group_size(Index tasks) { return tasks >= 256 ? 8 : tasks >= 32 
 // The kernels of one precision.
 template <class T>
 struct LinearEntries {
-  Index (*state_size)(const LinearParams<T>&, LinearVariant, Regime);     // scalars of a task's state
-  Index (*scratch_bytes)(const LinearParams<T>&, LinearVariant, Regime);  // of a team, the larger of both halves
+  Index (*tape_size)(const LinearParams<T>&, LinearVariant, Regime);  // scalars of a task in the trajectory
+  Index (*scratch_bytes)(const LinearParams<T>&, LinearVariant,
+                         Regime);  // of a team, the larger of both halves
   void (*forward)(const LinearParams<T>&, LinearVariant, Regime, const Parallel&);
   void (*reverse)(const LinearParams<T>&, LinearVariant, Regime, const Parallel&);
 };

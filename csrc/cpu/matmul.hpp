@@ -7,6 +7,7 @@
 // stay in registers while the long dimension streams. Every output is summed in one fixed order, whatever the tiling.
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 
 #include "core/team.hpp"
@@ -28,12 +29,11 @@ inline void with_constant(Index n, F&& f) {
 
 template <class T>
 struct MixTile {
-  static constexpr int kRows = 6, kPacks = 2;
+  static constexpr int kRows = kPackRegisters >= 32 ? 5 : 6, kPacks = 2;
 
   // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
   template <int P, int Q>
-  static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, bool accumulate,
-                  Index part) {
+  static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s, Index part) {
     constexpr Index lanes = PackOf<T>::lanes;
     const bool whole = part == lanes;
     Pack<T> sum[P][Q] = {};
@@ -43,9 +43,9 @@ struct MixTile {
         Pack<T> packs[Q];
 #pragma GCC unroll 4
         for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < P; ++i) {
-          const Pack<T> coefficient = broadcast(a.data[i * a.row + r * a.column]);
+          const Pack<T> coefficient = in_register<T>(broadcast(a.data[i * a.row + r * a.column]));
 #pragma GCC unroll 4
           for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
         }
@@ -60,15 +60,17 @@ struct MixTile {
         }
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
 #pragma GCC unroll 4
       for (int j = 0; j < Q; ++j) {
-        T* out = c[i] + j * lanes;
-        if (whole || j + 1 < Q) {
-          store_pack(out, accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
+        T* const out = c[i] + j * lanes;
+        if (!whole && j + 1 == Q) {
+          store_part(out, s.accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
+        } else if (s.stream) {
+          stream_pack(out, sum[i][j]);
         } else {
-          store_part(out, accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
+          store_pack(out, s.accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
         }
       }
     }
@@ -78,73 +80,117 @@ struct MixTile {
   static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
     constexpr Index lanes = PackOf<T>::lanes, step = kPacks * lanes;
     Index q = 0;
-    for (; q + step <= s.q; q += step) {
-      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s.accumulate, lanes);
-    }
+    for (; q + step <= s.q; q += step)
+      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
     for (; q < s.q; q += lanes) {
       const Index part = s.q - q < lanes ? s.q - q : lanes;
-      run<P, 1>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s.accumulate, part);
+      run<P, 1>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, part);
     }
+  }
+
+  // Whether every whole pack of C may bypass the caches.
+  static bool can_stream(const Shape& s, Matrix<T> c) {
+    const auto address = reinterpret_cast<std::uintptr_t>(c.data);
+    return s.stream && !s.accumulate && address % kPackBytes == 0 && c.row % PackOf<T>::lanes == 0;
   }
 };
 
 template <class T>
 inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-  for (Index p = 0; p < s.p; p += MixTile<T>::kRows) {
-    const Index rows = s.p - p < MixTile<T>::kRows ? s.p - p : MixTile<T>::kRows;
+  using Tile = MixTile<T>;
+  s.stream = Tile::can_stream(s, c);
+  for (Index p = 0; p < s.p; p += Tile::kRows) {
     const Strided<const T> block{a.data + p * a.row, a.row, a.column};
-    with_constant<MixTile<T>::kRows>(rows, [&](auto P) {
-      MixTile<T>::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row});
+    with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
+      Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row});
+    });
+  }
+}
+
+// Rows of A against rows of B: enough running sums to hide the latency of two multiply-adds a cycle, and every load
+// serves several of them. A pack of outputs is several rows of A where it is wider than the tile.
+template <class T, int Rows, int Columns>
+struct DotsTile {
+  static constexpr int kLanes = PackOf<T>::lanes, kRows = Rows, kColumns = Columns;
+  static constexpr int kTogether = kLanes / kColumns;
+  static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
+
+  // P rows of A against R <= kColumns rows of B. The running sums are transposed, not added up. Meanwhile the cache
+  // lines from `ahead` on are fetched, one a turn: this many rows are more streams than processors foresee.
+  template <int P, int R>
+  static void run(Index count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate,
+                  const T* ahead) {
+    Pack<T> sum[P][kColumns] = {};
+    Index q = 0;
+    for (; q + kLanes <= count; q += kLanes, ahead += kLine) {
+      __builtin_prefetch(ahead);
+      Pack<T> x[P];
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i) x[i] = load_pack(a[i] + q);
+#pragma GCC unroll 8
+      for (int j = 0; j < R; ++j) {
+        const Pack<T> y = load_pack(b[j] + q);
+#pragma GCC unroll 4
+        for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(x[i], y, sum[i][j]);
+      }
+    }
+    if (q < count) {
+      for (int j = 0; j < R; ++j) {
+        const Pack<T> y = load_part(b[j] + q, count - q);
+        for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(load_part(a[i] + q, count - q), y, sum[i][j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < P; i += kTogether) {
+      Pack<T> sums[kLanes] = {};
+#pragma GCC unroll 8
+      for (int j = 0; j < kLanes; ++j) {
+        if (i + j / kColumns < P) sums[j] = sum[i + j / kColumns][j % kColumns];
+      }
+      const Pack<T> totals = sum_each<T>(sums);
+#pragma GCC unroll 4
+      for (int k = 0; k < kTogether; ++k) {
+        if (i + k < P)
+          write<R>(totals, k * kColumns, {c.data + (i + k) * c.row, c.row, c.column}, accumulate);
+      }
+    }
+  }
+
+  // One row of outputs, from the lanes first, first + 1, ...
+  template <int R>
+  static void write(Pack<T> totals, int first, Strided<T> c, bool accumulate) {
+    if constexpr (R == kLanes) {
+      if (c.column == 1) return store_pack(c.data, accumulate ? load_pack(c.data) + totals : totals);
+    }
+    for (int j = 0; j < R; ++j) {
+      T& out = c.data[j * c.column];
+      out = accumulate ? out + totals[first + j] : totals[first + j];
+    }
+  }
+};
+
+template <class Tile, class T>
+inline void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+  for (Index r = 0; r < s.r; r += Tile::kColumns) {
+    with_constant<Tile::kColumns>(s.r - r < Tile::kColumns ? s.r - r : Tile::kColumns, [&](auto R) {
+      for (Index p = 0; p < s.p; p += Tile::kRows) {
+        with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
+          Tile::template run<decltype(P)::value, decltype(R)::value>(
+              s.q, {a[p], a.row}, {b[r], b.row}, {c.data + p * c.row + r * c.column, c.row, c.column},
+              s.accumulate, b[r + Tile::kColumns] + p / Tile::kRows * (s.q / Tile::kLanes) * Tile::kLine);
+        });
+      }
     });
   }
 }
 
 template <class T>
-struct DotsTile {
-  // A pack of outputs: the running sums are transposed, not added up.
-  static constexpr int kRows = PackOf<T>::lanes;
-
-  // One row of A against R <= kRows rows of B.
-  template <int R>
-  static Pack<T> run(Index q_count, const T* a, Matrix<const T> b) {
-    constexpr Index lanes = PackOf<T>::lanes;
-    Pack<T> sum[kRows] = {};
-    Index q = 0;
-    for (; q + lanes <= q_count; q += lanes) {
-      const Pack<T> x = load_pack(a + q);
-#pragma GCC unroll 8
-      for (int j = 0; j < R; ++j) sum[j] = multiply_add<T>(x, load_pack(b[j] + q), sum[j]);
-    }
-    if (q < q_count) {
-      const Pack<T> x = load_part(a + q, q_count - q);
-      for (int j = 0; j < R; ++j) sum[j] = multiply_add<T>(x, load_part(b[j] + q, q_count - q), sum[j]);
-    }
-    return sum_each<T>(sum);
-  }
-
-  template <int R>
-  static void row_block(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
-    for (Index p = 0; p < s.p; ++p) {
-      const Pack<T> total = run<R>(s.q, a[p], b);
-      T* const out = c.data + p * c.row;
-      if (R == kRows && c.column == 1) {
-        store_pack(out, s.accumulate ? load_pack(out) + total : total);
-      } else {
-        for (int j = 0; j < R; ++j)
-          out[j * c.column] = s.accumulate ? out[j * c.column] + total[j] : total[j];
-      }
-    }
-  }
-};
-
-template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
-  constexpr int kRows = DotsTile<T>::kRows;
-  for (Index r = 0; r < s.r; r += kRows) {
-    const Index rows = s.r - r < kRows ? s.r - r : kRows;
-    const Strided<T> out{c.data + r * c.column, c.row, c.column};
-    with_constant<kRows>(
-        rows, [&](auto R) { DotsTile<T>::template row_block<decltype(R)::value>(s, a, {b[r], b.row}, out); });
+  constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
+  if (s.q < 16 * lanes) {  // short sums: what ends them costs as much, and one pack ends cheapest
+    dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
+  } else {
+    dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
   }
 }
 

@@ -1,7 +1,7 @@
 // A SIMD pack: kLanes scalars of one register, with the elementary functions that the row losses need.
 #pragma once
 
-#ifdef __FMA__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -18,10 +18,16 @@
 
 namespace pb::inline PB_ISA {
 
-#ifdef __AVX512F__
-inline constexpr int kPackBytes = 64, kPackRegisters = 32;
+// For what holds packs in registers across calls: an array that is passed on goes through memory.
+#define PB_INLINE __attribute__((always_inline)) inline
+
+// With AVX-512 there are twice as many registers, and masks; packs stay 32 bytes: on the machine at hand (Zen 4, whose
+// 64-byte multiply-add takes two turns) wider ones were slower but for the steps of tasks in lanes.
+inline constexpr int kPackBytes = 32;
+#ifdef __AVX512VL__
+inline constexpr int kPackRegisters = 32;
 #else
-inline constexpr int kPackBytes = 32, kPackRegisters = 16;
+inline constexpr int kPackRegisters = 16;
 #endif
 
 template <class T>
@@ -46,20 +52,34 @@ inline void store_pack(T* p, Pack<T> x) {
   *reinterpret_cast<typename PackOf<T>::unaligned*>(p) = x;
 }
 
-#if defined(__AVX512F__)
+// Past the caches, to an address that is a multiple of kPackBytes.
+template <class T>
+inline void stream_pack(T* p, Pack<T> x) {
+#ifdef __AVX__
+  if constexpr (sizeof(T) == 4) {
+    _mm256_stream_ps(p, x);
+  } else {
+    _mm256_stream_pd(p, x);
+  }
+#else
+  store_pack(p, x);
+#endif
+}
 
 // The first `count` scalars, zeros behind; no other is touched.
+#if defined(__AVX512VL__)
+
 inline Pack<float> load_part(const float* p, Index count) {
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+  return _mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << count) - 1), p);
 }
 inline Pack<double> load_part(const double* p, Index count) {
-  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
+  return _mm256_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
 }
 inline void store_part(float* p, Pack<float> x, Index count) {
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), x);
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << count) - 1), x);
 }
 inline void store_part(double* p, Pack<double> x, Index count) {
-  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), x);
+  _mm256_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), x);
 }
 
 #elif defined(__AVX2__)
@@ -68,10 +88,18 @@ inline __m256i part_mask(Index scalars, Index words_each) {
   alignas(32) static constexpr std::int32_t words[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 - scalars * words_each));
 }
-inline Pack<float> load_part(const float* p, Index count) { return _mm256_maskload_ps(p, part_mask(count, 1)); }
-inline Pack<double> load_part(const double* p, Index count) { return _mm256_maskload_pd(p, part_mask(count, 2)); }
-inline void store_part(float* p, Pack<float> x, Index count) { _mm256_maskstore_ps(p, part_mask(count, 1), x); }
-inline void store_part(double* p, Pack<double> x, Index count) { _mm256_maskstore_pd(p, part_mask(count, 2), x); }
+inline Pack<float> load_part(const float* p, Index count) {
+  return _mm256_maskload_ps(p, part_mask(count, 1));
+}
+inline Pack<double> load_part(const double* p, Index count) {
+  return _mm256_maskload_pd(p, part_mask(count, 2));
+}
+inline void store_part(float* p, Pack<float> x, Index count) {
+  _mm256_maskstore_ps(p, part_mask(count, 1), x);
+}
+inline void store_part(double* p, Pack<double> x, Index count) {
+  _mm256_maskstore_pd(p, part_mask(count, 2), x);
+}
 
 #else
 
@@ -93,12 +121,13 @@ template <class T, int Width, int... I>
 inline Pack<T> add_halves(Pack<T> a, Pack<T> b, std::integer_sequence<int, I...>) {
   using Bits = typename PackOf<T>::bits;
   constexpr int lanes = PackOf<T>::lanes;
-  return __builtin_shuffle(a, b, Bits{(I & Width ? I - Width + lanes : I)...}) +
-         __builtin_shuffle(a, b, Bits{(I & Width ? I + lanes : I + Width)...});
+  // The lanes that stay in place are a blend, which costs less than a permutation.
+  return __builtin_shuffle(a, b, Bits{(I & Width ? I + lanes : I)...}) +
+         __builtin_shuffle(a, b, Bits{(I & Width ? I - Width + lanes : I + Width)...});
 }
 
 template <class T, int Width>
-inline void sum_pairs(Pack<T>* x) {
+PB_INLINE void sum_pairs(Pack<T> (&x)[PackOf<T>::lanes]) {
 #pragma GCC unroll 8
   for (int j = 0; j < Width; ++j) {
     x[j] = add_halves<T, Width>(x[j], x[j + Width], std::make_integer_sequence<int, PackOf<T>::lanes>());
@@ -109,7 +138,7 @@ inline void sum_pairs(Pack<T>* x) {
 // Lane j of the result is the sum of the lanes of x[j]: a transposition and a sum in one, log2(lanes) rounds of
 // pairwise additions. x is scratch afterwards.
 template <class T>
-inline Pack<T> sum_each(Pack<T> (&x)[PackOf<T>::lanes]) {
+PB_INLINE Pack<T> sum_each(Pack<T> (&x)[PackOf<T>::lanes]) {
   sum_pairs<T, PackOf<T>::lanes / 2>(x);
   return x[0];
 }
@@ -119,16 +148,19 @@ inline Pack<T> broadcast(T x) {
   return x - Pack<T>{};  // x + 0 is not x where x is -0
 }
 
+// x itself, which the compiler may not fetch again from memory at every use.
+template <class T>
+PB_INLINE Pack<T> in_register(Pack<T> x) {
+#ifdef __AVX__
+  asm("" : "+v"(x));
+#endif
+  return x;
+}
+
 // a b + c, rounded once where the machine can. Nothing else is contracted (CMakeLists.txt says why).
 template <class T>
 inline Pack<T> multiply_add(Pack<T> a, Pack<T> b, Pack<T> c) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    return _mm512_fmadd_ps(a, b, c);
-  } else {
-    return _mm512_fmadd_pd(a, b, c);
-  }
-#elif defined(__FMA__)
+#ifdef __FMA__
   if constexpr (sizeof(T) == 4) {
     return _mm256_fmadd_ps(a, b, c);
   } else {

@@ -9,8 +9,8 @@
 
 namespace pb::inline PB_ISA {
 
-inline constexpr RowCut kCpuRowCut{64, 256,
-                                   16};  // a block of features is still in cache when it is read again
+// As many rows as stay in the first-level cache between the two passes over them.
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16};
 
 template <class T>
 struct Solo {
@@ -140,8 +140,7 @@ struct Crew {
   }
 
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
-    const Index grain =
-        s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), DotsTile<T>::kRows);
+    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.r : round_up(ceil_div(s.r, 16), kLanes);
     split(s.r, grain, [&](Index begin, Index end) {
       pb::dots<T>({s.p, s.q, end - begin, s.accumulate}, a, {b[begin], b.row},
                   {c.data + begin * c.column, c.row, c.column});

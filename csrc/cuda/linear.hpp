@@ -11,7 +11,7 @@ namespace pb::cuda {
 
 // How one half of the unroll is going to run, and what the caller allocates for it.
 struct LinearLaunch {
-  Index state_size;          // LinearParams::trajectory has tasks * (slots + 1) * state_size scalars
+  Index tape_size;           // LinearParams::trajectory has tasks * tape_size scalars
   Index workspace_size;      // scalars of LinearParams::workspace; 0: scratch is shared memory
   unsigned blocks;           // each runs the tasks block, block + blocks, ...
   unsigned threads;          // of a block

@@ -67,7 +67,7 @@ LinearLaunch plan_grid(const LinearParams<T>& params, LinearVariant variant, boo
     Arena sizing;
     const Task task(sizing, params, reverse);
     const unsigned blocks = kGridBlocksPerMultiprocessor * static_cast<unsigned>(device.multiprocessors);
-    return LinearLaunch{.state_size = task.state_size(),
+    return LinearLaunch{.tape_size = params.tape_size(task.slot_size(), task.head_size()),
                         .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
                         .blocks = params.tasks > 0 ? blocks : 0,
                         .threads = block_threads(params, variant.coordinates),

@@ -69,7 +69,7 @@ LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates
   const Index most =
       shared ? std::numeric_limits<int>::max() : Index{kBlocksPerMultiprocessor} * device.multiprocessors;
   const Index blocks = std::min(params.tasks, most);
-  return {.state_size = task.state_size(),
+  return {.tape_size = params.tape_size(task.slot_size(), task.head_size()),
           .workspace_size = shared ? 0 : blocks * sizing.used() / Index(sizeof(T)),
           .blocks = static_cast<unsigned>(blocks),
           .threads = block_threads(params, coordinates),

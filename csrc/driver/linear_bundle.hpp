@@ -19,13 +19,14 @@ class LinearBundle {
   LinearBundle(Arena& arena, const LinearParams<Real>& params, bool reverse)
       : params_(params),
         problem_(arena, params, reverse),
-        unroll_(arena, problem_, Optimizer::buffers(params), reverse),
+        unroll_(arena, problem_, Optimizer::buffers(params), params.keep, reverse),
         outer_(arena, params, reverse) {
     head_ = arena.take<Real>(head().size());
     if (reverse) head_bar_ = arena.take<Real>(head().size());
   }
 
-  Index state_size() const { return unroll_.state_size(); }
+  Index slot_size() const { return unroll_.slot_size(); }
+  Index head_size() const { return head().size(); }
 
   void forward(const Lanes& team, Index first) {
     const Optimizer optimizer(team, params_, first);
@@ -42,7 +43,8 @@ class LinearBundle {
       params_.status[task] = sound ? -1 : first_bad_step(team, optimizer, task, lane);
       if (params_.query.rows > 0) {
         outer_.load(Member{}, task);
-        outer_.forward(Member{}, sound ? model : decode(unroll_.point(), lane));
+        outer_.forward(Member{}, sound ? model : decode(unroll_.point(), lane),
+                       params_.reversible() ? outer_bar(first, lane) : nullptr);
       }
     }
   }
@@ -52,7 +54,7 @@ class LinearBundle {
     problem_.load(team, first, true);
     fill_zero(team, unroll_.point_bar(), unroll_.state_size());
     unroll_.finish(team, problem_, optimizer, params_, trajectory(first));
-    for (Index lane = 0; lane < team.count; ++lane) final_pullback(first + lane, lane);
+    for (Index lane = 0; lane < team.count; ++lane) final_pullback(first, lane);
     unroll_.reverse(team, problem_, optimizer, params_, trajectory(first));
     problem_.store_cotangents(team, first, unroll_.point_bar());
   }
@@ -66,13 +68,14 @@ class LinearBundle {
   }
 
   // From the cotangents of one task's results to that of its final state.
-  void final_pullback(Index task, Index lane) {
+  void final_pullback(Index first, Index lane) {
+    const Index task = first + lane;
     const Member member;
     const auto& span = problem_.span(lane);
     head().read(member, params_.w_bar.matrix(task), head_bar_);
     if (params_.query.rows > 0) {
       outer_.load(member, task);
-      outer_.reverse(member, decode(unroll_.point(), lane), head_bar_);
+      outer_.reverse(member, decode(unroll_.point(), lane), outer_bar(first, lane), head_bar_);
     }
     span.decode_pullback(member, Problem::in_lane(unroll_.point(), lane), head_bar_,
                          Problem::in_lane(unroll_.point_bar(), lane));
@@ -98,8 +101,13 @@ class LinearBundle {
   bool finite(const Real* model) const { return all_finite(Member{}, head().size(), model); }
 
   T* trajectory(Index first) const {
-    T* const base = reinterpret_cast<T*>(params_.trajectory);
-    return base + first / Lanes::kTasks * (params_.slots + 1) * unroll_.state_size();
+    return reinterpret_cast<T*>(params_.trajectory + first * params_.tape_size(slot_size(), head_size()));
+  }
+
+  // Behind the states of all lanes: a task's cotangent of the model at a unit cotangent of the outer objective.
+  Real* outer_bar(Index first, Index lane) const {
+    return reinterpret_cast<Real*>(trajectory(first) + (params_.slots + 1) * slot_size()) +
+           lane * head_size();
   }
 
   const LinearParams<Real>& params_;

@@ -15,13 +15,14 @@ class LinearTask {
   PB_HD LinearTask(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         problem_(arena, params, reverse),
-        unroll_(arena, problem_, Optimizer::buffers(params), reverse),
+        unroll_(arena, problem_, Optimizer::buffers(params), params.keep, reverse),
         outer_(arena, params, reverse) {
     head_ = arena.take<T>(problem_.head().size());
     if (reverse) head_bar_ = arena.take<T>(problem_.head().size());
   }
 
-  PB_HD Index state_size() const { return unroll_.state_size(); }
+  PB_HD Index slot_size() const { return unroll_.slot_size(); }
+  PB_HD Index head_size() const { return problem_.head().size(); }
 
   PB_HD void forward(const Team& team, Index task) {
     const Optimizer optimizer(team, params_, task);
@@ -36,7 +37,7 @@ class LinearTask {
     report(team, optimizer, model, task);
     if (params_.query.rows > 0) {
       outer_.load(team, task);
-      outer_.forward(team, model);
+      outer_.forward(team, model, params_.reversible() ? outer_bar(task) : nullptr);
     }
   }
 
@@ -48,7 +49,7 @@ class LinearTask {
     if (params_.query.rows > 0) {
       head.read(team, params_.w_final.matrix(task), head_);
       outer_.load(team, task);
-      outer_.reverse(team, head_, head_bar_);
+      outer_.reverse(team, head_, outer_bar(task), head_bar_);
     }
     final_pullback(team, optimizer, task);
     unroll_.reverse(team, problem_, optimizer, params_, trajectory(task));
@@ -81,13 +82,13 @@ class LinearTask {
     return all_finite(team, problem_.head().size(), model);
   }
 
-  // The final state's cotangent. The state itself is made again by one step from the stored working state, since the
-  // decoding is linear in it.
+  // The final state's cotangent. Where the decoding of a state depends on it, the state is made again by one step from
+  // the stored working state.
   PB_HD void final_pullback(const Team& team, const Optimizer& optimizer, Index task) {
     T *const w_bar = unroll_.point_bar(), *const v_bar = unroll_.velocity_bar();
     const Index state_size = unroll_.state_size();
     team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
-    unroll_.finish(team, problem_, optimizer, params_, trajectory(task));
+    if constexpr (Problem::kDecodes) unroll_.finish(team, problem_, optimizer, params_, trajectory(task));
     problem_.decode_pullback(team, unroll_.point(), head_bar_, w_bar);
     if (v_bar && params_.velocity_bar) {
       problem_.head().read(team, params_.velocity_bar.matrix(task), head_bar_);
@@ -103,8 +104,11 @@ class LinearTask {
   }
 
   PB_HD T* trajectory(Index task) const {
-    return params_.trajectory + task * (params_.slots + 1) * unroll_.state_size();
+    return params_.trajectory + task * params_.tape_size(slot_size(), head_size());
   }
+
+  // Behind the states: the cotangent of the model at a unit cotangent of the outer objective.
+  PB_HD T* outer_bar(Index task) const { return trajectory(task) + (params_.slots + 1) * slot_size(); }
 
   const LinearParams<T>& params_;
   Problem problem_;

@@ -1,6 +1,6 @@
 // The driver: both halves of a plan over <Team, Problem, Optimizer>. A state is the point w and the optimizer's
-// buffers, one after the other; the trajectory is slots + 1 states, the last of which is the working state that the
-// forward half leaves at step T - 1.
+// buffers, one after the other; the trajectory is slots + 1 of them, the last of which is the working state that the
+// forward half leaves at step T - 1. Where predictions are kept, each is followed by those of its state.
 #pragma once
 
 #include "core/arena.hpp"
@@ -14,8 +14,10 @@ class Unroll {
   using T = typename Team::Scalar;
 
   // `buffers` of the size of w follow it in a state.
-  PB_HD Unroll(Arena& arena, const Problem& problem, Index buffers, bool reverse)
-      : size_(problem.size()), state_size_(size_ * (1 + buffers)) {
+  PB_HD Unroll(Arena& arena, const Problem& problem, Index buffers, bool keep, bool reverse)
+      : size_(problem.size()),
+        state_size_(size_ * (1 + buffers)),
+        kept_size_(keep ? problem.predictions_size() : 0) {
     state_ = arena.take<T>(state_size_);
     gradient_ = arena.take<T>(size_);
     if (reverse) {
@@ -25,6 +27,7 @@ class Unroll {
   }
 
   PB_HD Index state_size() const { return state_size_; }
+  PB_HD Index slot_size() const { return state_size_ + kept_size_; }
   PB_HD T* point() const { return state_; }
   PB_HD T* velocity() const { return state_size_ > size_ ? state_ + size_ : nullptr; }
   PB_HD T* point_bar() const { return state_bar_; }
@@ -36,27 +39,27 @@ class Unroll {
     problem.start(team, point(), velocity());
     if (params.steps == 0) return;
     for (Index i = 0; i < params.plan_split; ++i) run(team, problem, optimizer, params.plan[i], trajectory);
-    copy(team, state_, trajectory + params.slots * state_size_);
-    advance(team, problem, optimizer, params.steps - 1, 1);
+    copy(team, state_size_, state_, slot(trajectory, params.slots));
+    advance(team, problem, optimizer, params.steps - 1, 1, nullptr, kept(trajectory, params.slots));
   }
 
   // The final state once more, from the working state that forward() left.
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
                     const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return problem.start(team, point(), velocity());
-    copy(team, trajectory + params.slots * state_size_, state_);
-    advance(team, problem, optimizer, params.steps - 1, 1);
+    copy(team, state_size_, slot(trajectory, params.slots), state_);
+    advance(team, problem, optimizer, params.steps - 1, 1, kept(trajectory, params.slots), nullptr);
   }
 
   // Runs the rest of the plan: state_bar goes from the final state's cotangent to the initial state's.
   PB_HD void reverse(const Team& team, Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return;
-    copy(team, trajectory + params.slots * state_size_, state_);
+    copy(team, state_size_, slot(trajectory, params.slots), state_);
     for (Index i = params.plan_split; i < params.plan_length; ++i) {
       const PlacedOp op = params.plan[i];
       if (op.code == OpCode::kReverse) {
-        problem.gradient(team, state_, gradient_, optimizer.needs_gradient());
+        problem.gradient(team, state_, gradient_, optimizer.needs_gradient(), kept(trajectory, op.kept));
         optimizer.pullback(team, op.step, size_, state_, gradient_, state_bar_, gradient_bar_);
         problem.pullback(team, state_, gradient_bar_, state_bar_);
       } else {
@@ -67,35 +70,42 @@ class Unroll {
 
   // One step of a state that is in place.
   PB_HD void step(const Team& team, const Problem& problem, const Optimizer& optimizer, Index t) const {
-    advance(team, problem, optimizer, t, 1);
+    advance(team, problem, optimizer, t, 1, nullptr, nullptr);
   }
 
  private:
   PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op,
                  T* trajectory) const {
-    T* const slot = trajectory + op.operand * state_size_;
     if (op.code == OpCode::kAdvance) {
-      advance(team, problem, optimizer, op.step, op.operand);
+      advance(team, problem, optimizer, op.step, op.operand, nullptr, kept(trajectory, op.kept));
     } else if (op.code == OpCode::kSave) {
-      copy(team, state_, slot);
+      copy(team, state_size_, state_, slot(trajectory, op.operand));
     } else {
-      copy(team, slot, state_);
+      copy(team, state_size_, slot(trajectory, op.operand), state_);
     }
   }
 
+  // `known` are the predictions of the first step, where there are any; `to_keep`, where to leave them.
   PB_NOINLINE PB_HD void advance(const Team& team, const Problem& problem, const Optimizer& optimizer,
-                                 Index step, Index count) const {
+                                 Index step, Index count, const T* known, T* to_keep) const {
     for (Index t = step; t < step + count; ++t) {
-      problem.gradient(team, state_, gradient_, true);
+      const bool first = t == step;
+      problem.gradient(team, state_, gradient_, true, first ? known : nullptr);
+      if (first && to_keep) copy(team, kept_size_, problem.predictions(), to_keep);
       optimizer.step(team, t, size_, state_, gradient_);
     }
   }
 
-  PB_HD void copy(const Team& team, const T* from, T* to) const {
-    team.for_lanes(state_size_, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+  PB_HD T* slot(T* trajectory, Index i) const { return trajectory + i * slot_size(); }
+  PB_HD T* kept(T* trajectory, Index i) const {
+    return kept_size_ > 0 && i >= 0 ? slot(trajectory, i) + state_size_ : nullptr;
   }
 
-  Index size_, state_size_;
+  PB_HD void copy(const Team& team, Index n, const T* from, T* to) const {
+    team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+  }
+
+  Index size_, state_size_, kept_size_;
   T *state_, *gradient_;
   T *state_bar_ = nullptr, *gradient_bar_ = nullptr;
 };

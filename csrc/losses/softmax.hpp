@@ -11,6 +11,24 @@
 namespace pb::inline PB_ISA {
 
 struct Softmax {
+  // The value; z becomes p.
+  template <class Team>
+  PB_HD static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y, typename Team::Lane sigma,
+                                            Index classes) {
+    using Lane = typename Team::Lane;
+    const Lane top = maximum<Team>(z, classes);
+    Lane total{}, inner{};
+    for (Index k = 0; k < classes; ++k) {
+      const Lane shifted = z[k] - top, e = exponential(shifted);
+      total += e;
+      inner += y[k] * shifted;
+      z.set(k, e);
+    }
+    const Lane inverse = typename Team::Real(1) / total;
+    for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
+    return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
+  }
+
   // z becomes p.
   template <class Team>
   PB_HD static void predict(Row<Team> z, Index classes) {

@@ -11,6 +11,12 @@ namespace pb::inline PB_ISA {
 
 struct Squared {
   template <class Team>
+  PB_HD static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y, typename Team::Lane sigma,
+                                            Index outputs) {
+    return value<Team>(z, y, sigma, outputs);
+  }
+
+  template <class Team>
   PB_HD static void predict(Row<Team>, Index) {}
 
   template <class Team>

@@ -16,6 +16,7 @@
 #include "cpu/dispatch.hpp"
 #include "ops/linear_call.hpp"
 #include "ops/linear_cuda.hpp"
+#include "ops/recycled.hpp"
 
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
 #error "compile csrc/ops with -fopenmp: at::parallel_for is a header, and would run serially"
@@ -43,19 +44,16 @@ void run(const LinearCall<T>& call, const Tensor& x, bool reverse) {
   (reverse ? kernels.reverse : kernels.forward)(call.params, call.variant, call.regime, parallel);
 }
 
+// [B, tape], B rounded up to the tasks whose numbers are interleaved.
 template <class T>
-Index state_size(const LinearCall<T>& call, const Tensor& x) {
+std::array<Index, 2> trajectory_shape(const LinearCall<T>& call, [[maybe_unused]] const Tensor& x) {
+  const Index tasks = call.params.tasks;
 #if PB_WITH_TORCH_CUDA
-  if (x.is_cuda()) return state_size_cuda(call.params, call.variant, x);
+  if (x.is_cuda()) return {tasks, tape_size_cuda(call.params, call.variant, x)};
 #endif
-  return cpu_kernels().in<T>().state_size(call.params, call.variant, call.regime);
-}
-
-// [B, slots + 1, state], B rounded up to the tasks whose numbers are interleaved.
-template <class T>
-std::array<Index, 3> trajectory_shape(const LinearCall<T>& call, const LinearInputs& in) {
-  const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));
-  return {round_up(in.x.size(0), together), in.slots + 1, state_size(call, in.x)};
+  const LinearKernels& kernels = cpu_kernels();
+  return {round_up(tasks, tasks_together(call.regime, kernels.pack_bytes, sizeof(T))),
+          kernels.in<T>().tape_size(call.params, call.variant, call.regime)};
 }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -65,13 +63,13 @@ Forward forward(const LinearInputs& in) {
   const Index tasks = in.x.size(0), model_rows = in.x.size(2) + in.bias,
               queries = in.query_x ? in.query_x->size(1) : 0;
   const auto options = in.x.options();
-  Tensor w = at::empty({tasks, model_rows, in.classes}, options);
-  Tensor velocity = at::empty({tasks, in.momentum ? model_rows : 0, in.classes}, options);
+  Tensor w = empty_recycled({tasks, model_rows, in.classes}, options);
+  Tensor velocity = empty_recycled({tasks, in.momentum ? model_rows : 0, in.classes}, options);
   Tensor loss = at::empty({in.query_x ? tasks : 0}, options);
-  Tensor logits = at::empty({tasks, queries, in.classes}, options);
+  Tensor logits = empty_recycled({tasks, queries, in.classes}, options);
   Tensor status = at::empty({tasks}, options.dtype(at::kInt));
   LinearCall<T> call(in);
-  Tensor trajectory = at::empty(trajectory_shape(call, in), options);
+  Tensor trajectory = empty_recycled(trajectory_shape(call, in.x), options);
   if (tasks == 0) return {w, velocity, loss, logits, trajectory, status};
 
   LinearParams<T>& p = call.params;
@@ -97,7 +95,7 @@ template <class T>
 void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w, const Tensor& logits,
               Tensor& trajectory, LinearGradients& grads) {
   LinearCall<T> call(in);
-  detail::check_like("trajectory", trajectory, in.x, trajectory_shape(call, in));
+  detail::check_like("trajectory", trajectory, in.x, trajectory_shape(call, in.x));
   TORCH_CHECK_VALUE(trajectory.is_contiguous(), "pybilevel: trajectory must be contiguous");
   bars.check(in);
   check_results(in, w, logits);
@@ -121,10 +119,19 @@ Index scratch_bytes(const LinearInputs& in) {
 #if PB_WITH_TORCH_CUDA
   if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, call.regime == Regime::kRows, in.x);
 #endif
+  const LinearEntries<T>& kernels = cpu_kernels().in<T>();
   const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));
   const Index groups = ceil_div(in.x.size(0), together > 1 ? together : group_size(in.x.size(0)));
   const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
-  return teams * cpu_kernels().in<T>().scratch_bytes(call.params, call.variant, call.regime);
+  // What the outer objective leaves behind the states: a trajectory that can be reversed, less one that cannot.
+  LinearParams<T> back = call.params, there = call.params;
+  back.steps = 0;
+  there.steps = 1;
+  back.plan_split = back.plan_length = there.plan_split = there.plan_length = 0;
+  const Index left = kernels.tape_size(back, call.variant, call.regime) -
+                     kernels.tape_size(there, call.variant, call.regime);
+  return teams * kernels.scratch_bytes(call.params, call.variant, call.regime) +
+         round_up(in.x.size(0), together) * left * Index(sizeof(T));
 }
 
 // Bytes of scratch of a call, all teams together, as if every cotangent were asked for.
@@ -164,7 +171,7 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
   "Tensor lr, Tensor? momentum, Tensor? weight_decay, "                                                \
   "Tensor? query_x, Tensor? query_y, Tensor? query_weights, "                                          \
   "str loss, str coordinates, str regime, int classes, bool bias, float scale, float query_scale, "    \
-  "bool nesterov, int steps, int[] plan, int slots, bool truncated"
+  "bool nesterov, int steps, int[] plan, int slots, bool truncated, bool keep"
 
 TORCH_LIBRARY(pybilevel, m) {
   m.def("linear_scratch_bytes(" PB_LINEAR_SCHEMA ") -> int");

@@ -18,6 +18,7 @@
 
 #include "core/placed_plan.hpp"
 #include "cpu/linear.hpp"
+#include "ops/recycled.hpp"
 
 namespace pb {
 
@@ -29,10 +30,10 @@ namespace pb {
       const std::optional<at::Tensor>&query_x, const std::optional<at::Tensor>&query_y,                    \
       const std::optional<at::Tensor>&query_weights, std::string_view loss, std::string_view coordinates,  \
       std::string_view regime, Index classes, bool bias, double scale, double query_scale, bool nesterov,  \
-      Index steps, at::IntArrayRef plan, Index slots, bool truncated
+      Index steps, at::IntArrayRef plan, Index slots, bool truncated, bool keep
 #define PB_LINEAR_NAMES                                                                                \
   x, y, weights, l2, w0, velocity0, lr, momentum, weight_decay, query_x, query_y, query_weights, loss, \
-      coordinates, regime, classes, bias, scale, query_scale, nesterov, steps, plan, slots, truncated
+      coordinates, regime, classes, bias, scale, query_scale, nesterov, steps, plan, slots, truncated, keep
 
 struct LinearInputs {
   using Optional = const std::optional<at::Tensor>&;
@@ -55,7 +56,7 @@ struct LinearInputs {
   Index steps;
   at::IntArrayRef plan;
   Index slots;
-  bool truncated;
+  bool truncated, keep;
 
   void check() const;  // shapes, dtypes and names
 
@@ -103,8 +104,9 @@ inline void LinearInputs::check() const {
   TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "pybilevel: x is ",
                    x.scalar_type(), "; fused operators take float32 or float64");
   TORCH_CHECK_VALUE(x.dim() == 3, "pybilevel: x must be [B, n, d], got ", x.sizes());
-  TORCH_CHECK_VALUE(parsed_regime() != Regime::kLanes || (variant().coordinates == Coordinates::kDual && x.is_cpu()),
-                    "pybilevel: the regime 'lanes' needs dual coordinates and a CPU");
+  TORCH_CHECK_VALUE(
+      parsed_regime() != Regime::kLanes || (variant().coordinates == Coordinates::kDual && x.is_cpu()),
+      "pybilevel: the regime 'lanes' needs dual coordinates and a CPU");
   TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
                     "pybilevel: steps, slots or classes out of range");
   TORCH_CHECK_VALUE(variant().coordinates == Coordinates::kPrimal || (!velocity0 && !truncated),
@@ -158,8 +160,7 @@ class LinearCall {
   LinearVariant variant;
   Regime regime;
 
-  explicit LinearCall(const LinearInputs& in)
-      : variant(in.variant()), regime(in.parsed_regime()) {
+  explicit LinearCall(const LinearInputs& in) : variant(in.variant()), regime(in.parsed_regime()) {
     params.tasks = in.x.size(0);
     params.features = in.x.size(2);
     params.classes = in.classes;
@@ -167,6 +168,7 @@ class LinearCall {
     params.bias = in.bias;
     params.nesterov = in.nesterov;
     params.truncated = in.truncated;
+    params.keep = in.keep;
     params.l2 = rows_of<const T>(in.l2);
     if (in.w0) params.w0 = rows_of<const T>(keep(*in.w0));
     if (in.velocity0) params.velocity0 = rows_of<const T>(keep(*in.velocity0));
@@ -247,7 +249,7 @@ class LinearGradients {
       const bool setting = i >= kLr && i <= kWeightDecay;
       grads_[i] = !wanted_[i] ? at::empty({0}, options)
                   : setting   ? at::zeros(inputs[i]->sizes(), options)
-                              : at::empty(inputs[i]->sizes(), options);
+                              : empty_recycled(inputs[i]->sizes(), options);
     }
   }
 

@@ -27,12 +27,12 @@ const PlacedOp* plan_on_device(const PlacedOp* ops, Index count, const at::Tenso
   static std::mutex mutex;
   static std::map<std::pair<int, std::vector<std::int32_t>>, at::Tensor> plans;
   const auto* words = reinterpret_cast<const std::int32_t*>(ops);
-  static_assert(sizeof(PlacedOp) == 3 * sizeof(std::int32_t));
-  std::pair<int, std::vector<std::int32_t>> key{like.get_device(), {words, words + 3 * count}};
+  constexpr Index kWords = sizeof(PlacedOp) / sizeof(std::int32_t);
+  std::pair<int, std::vector<std::int32_t>> key{like.get_device(), {words, words + kWords * count}};
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = plans.find(key);
   if (found == plans.end()) {
-    const at::Tensor host = at::from_blob(key.second.data(), {3 * count}, at::kInt);
+    const at::Tensor host = at::from_blob(key.second.data(), {kWords * count}, at::kInt);
     found = plans.emplace(std::move(key), host.to(like.device())).first;
   }
   return reinterpret_cast<const PlacedOp*>(found->second.const_data_ptr<int>());
@@ -61,9 +61,9 @@ void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at
 }
 
 template <class T>
-Index state_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x) {
+Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return cuda::plan_linear(params, variant, false, false, device_of(x.get_device())).state_size;
+  return cuda::plan_linear(params, variant, false, false, device_of(x.get_device())).tape_size;
 }
 
 template <class T>
@@ -81,8 +81,8 @@ Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, b
 
 template void run_cuda<float>(LinearParams<float>, LinearVariant, bool, const at::Tensor&, bool);
 template void run_cuda<double>(LinearParams<double>, LinearVariant, bool, const at::Tensor&, bool);
-template Index state_size_cuda<float>(const LinearParams<float>&, LinearVariant, const at::Tensor&);
-template Index state_size_cuda<double>(const LinearParams<double>&, LinearVariant, const at::Tensor&);
+template Index tape_size_cuda<float>(const LinearParams<float>&, LinearVariant, const at::Tensor&);
+template Index tape_size_cuda<double>(const LinearParams<double>&, LinearVariant, const at::Tensor&);
 template Index scratch_bytes_cuda<float>(const LinearParams<float>&, LinearVariant, bool, const at::Tensor&);
 template Index scratch_bytes_cuda<double>(const LinearParams<double>&, LinearVariant, bool,
                                           const at::Tensor&);

@@ -12,9 +12,9 @@ namespace pb {
 template <class T>
 void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at::Tensor& x, bool reverse);
 
-// Scalars of a state in the trajectory.
+// Scalars of a task in the trajectory.
 template <class T>
-Index state_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
+Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
 
 // Bytes of workspace in device memory, the larger of both directions; 0 where scratch fits in shared memory.
 template <class T>

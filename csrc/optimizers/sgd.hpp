@@ -66,8 +66,7 @@ class Sgd {
   // Turns the cotangent of the state after step t into that before it, but for the part through g, which goes to g_bar.
   PB_HD void pullback(const Team& team, Index t, Index size, const T* state, const T* g, T* state_bar,
                       T* g_bar) const {
-    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{},
-            mu = momentum_ ? momentum_[t] : T{};
+    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{}, mu = momentum_ ? momentum_[t] : T{};
     const bool nesterov = nesterov_, has_momentum = bool(momentum_), has_gradient = needs_gradient();
     const T* const velocity = state + size;
     T* const velocity_bar = state_bar + size;

@@ -44,7 +44,12 @@ class DualBundle {
     for (Index lane = 0; lane < kTasks; ++lane) spans_[lane].start(Member{}, in_lane(w, lane));
   }
 
-  void gradient(const Lanes& team, const T* w, T* g, bool wanted) const { loop_.gradient(team, w, g, wanted); }
+  Index predictions_size() const { return loop_.predictions_size(); }
+  const T* predictions() const { return loop_.predictions(); }
+
+  void gradient(const Lanes& team, const T* w, T* g, bool wanted, const T* known) const {
+    loop_.gradient(team, w, g, wanted, known);
+  }
 
   void pullback(const Lanes& team, const T* w, const T* v, T* w_bar) { loop_.pullback(team, w, v, w_bar); }
 

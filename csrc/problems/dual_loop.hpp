@@ -61,17 +61,22 @@ class DualLoop {
     fill_zero(team, velocity, size());
   }
 
-  // Leaves the predictions of w behind for a pullback at the same w; g is not written without `wanted`.
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted) const {
+  PB_HD Index predictions_size() const { return rows_.scores_size(); }
+  PB_HD const T* predictions() const { return rows_.scores(); }
+
+  // Leaves the predictions of w behind for a pullback at the same w, made again unless `known`; g is not written without
+  // `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
     const Index stride = stride_, classes = classes_, bias = duals();
-    team.mix({classes, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
+    if (!known) {
+      team.mix({classes, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
+    }
     team.for_lanes(rows_.count(), [=, this](Index i) {
-      const Row<Team> z = rows_.scores(i);
-      for (Index k = 0; k < classes; ++k) {
-        const Lane shifted = z[k] + w[bias + k];
-        z.set(k, z0_ ? shifted + w[bias + classes] * Team::load(z0_ + k * stride + i) : shifted);
+      if (known) {
+        rows_.recall(i, known);
+      } else {
+        predict(i, w);
       }
-      rows_.predict(i);
       if (wanted) rows_.residual(i, {g + i, stride});
     });
     if (!wanted) return;
@@ -109,6 +114,17 @@ class DualLoop {
 
  private:
   PB_HD Index duals() const { return classes_ * stride_; }
+
+  // The scores of rows i.., which are K A so far, become predictions.
+  PB_HD void predict(Index i, const T* w) const {
+    const T* const tail = w + duals();
+    const Row<Team> z = rows_.scores(i);
+    for (Index k = 0; k < classes_; ++k) {
+      const Lane shifted = z[k] + tail[k];
+      z.set(k, z0_ ? shifted + tail[classes_] * Team::load(z0_ + k * stride_ + i) : shifted);
+    }
+    rows_.predict(i);
+  }
 
   // The bias and beta parts of the gradient map (of residuals r at w) and of its pullback (of Z_bar = r at v).
   PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {

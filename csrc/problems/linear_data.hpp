@@ -48,8 +48,8 @@ PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& da
 
 // Writes the cotangents of weights and targets of one task.
 template <class Team>
-PB_HD void store_rows(const Team& team, const LinearData<typename Team::Real>& data, Index task, Index classes,
-                      const RowBuffers<typename Team::Real>& from) {
+PB_HD void store_rows(const Team& team, const LinearData<typename Team::Real>& data, Index task,
+                      Index classes, const RowBuffers<typename Team::Real>& from) {
   const auto weights_bar = data.weights_bar.vector(task);
   const auto dense_bar = data.targets_bar.matrix(task);
   if (!weights_bar && !dense_bar) return;
@@ -64,7 +64,8 @@ PB_HD void store_rows(const Team& team, const LinearData<typename Team::Real>& d
 
 // X_bar = 0, for problems that add to it step by step.
 template <class Team>
-PB_HD void clear_features(const Team& team, const LinearData<typename Team::Real>& data, Index features, Index task) {
+PB_HD void clear_features(const Team& team, const LinearData<typename Team::Real>& data, Index features,
+                          Index task) {
   const auto x_bar = data.x_bar.matrix(task);
   team.for_pairs(data.rows, features, [=](Index i, Index j) { x_bar[i][j] = 0; });
 }

@@ -11,6 +11,7 @@ template <class Team, class Loss>
 class LinearDual {
  public:
   using T = typename Team::Scalar;
+  static constexpr bool kDecodes = true;  // a point is not the model
 
   PB_HD LinearDual(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params), loop_(arena, params, reverse), span_(arena, params, loop_.buffers(), reverse) {}
@@ -40,11 +41,16 @@ class LinearDual {
     span_.decode_pullback(team, w, head_bar, w_bar);
   }
 
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted) const {
-    loop_.gradient(team, w, g, wanted);
+  PB_HD Index predictions_size() const { return loop_.predictions_size(); }
+  PB_HD const T* predictions() const { return loop_.predictions(); }
+
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
+    loop_.gradient(team, w, g, wanted, known);
   }
 
-  PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) { loop_.pullback(team, w, v, w_bar); }
+  PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
+    loop_.pullback(team, w, v, w_bar);
+  }
 
   PB_HD void store_cotangents(const Team& team) const {
     store_rows(team, params_.support, task_, params_.classes, loop_.rows().buffers());

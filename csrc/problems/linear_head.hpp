@@ -56,8 +56,8 @@ class LinearHead {
   // x_bar (+)= R^T W: what gather and scores send back to the features.
   template <class Member>
   PB_HD void spread(const Member& member, const T* r, Index r_stride, const T* head, Index rows,
-                    Matrix<T> x_bar, bool accumulate) const {
-    member.mix({rows, features_, classes_, accumulate}, {r, 1, r_stride}, weight(head), x_bar);
+                    Matrix<T> x_bar, bool accumulate, bool stream = false) const {
+    member.mix({rows, features_, classes_, accumulate, stream}, {r, 1, r_stride}, weight(head), x_bar);
   }
 
  private:

@@ -2,6 +2,9 @@
 //
 //   E = sum_i s_i value(x_i W, y_i)
 //   logits_bar_i += s_i residual_i E_bar;  W_bar += X^T logits_bar,  X_bar = logits_bar W^T
+//
+// One pass over the features each way: X^T (s residual) is made in the forward half, while a block of rows is in cache,
+// and only scaled by E_bar in the reverse half, which then need not read the features again.
 #pragma once
 
 #include "problems/linear_head.hpp"
@@ -15,13 +18,15 @@ class LinearOuter {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
+  static constexpr Index kStreamBytes = 16 << 20;  // of X_bar; beyond, a last-level cache does not keep it
 
   PB_HD LinearOuter(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.query, params.classes, reverse),
-        sweep_(arena, params.query.rows, reverse ? head_.size() : 0) {
-    if (reverse) logits_bar_ = arena.take<T>(params.classes * rows_.stride());
+        sweep_(arena, params.query.rows, params.features, head_.size()) {
+    residual_ = arena.take<T>(params.classes * rows_.stride());
+    values_ = arena.take<T>(rows_.stride());
   }
 
   PB_HD void load(const Team& team, Index task) {
@@ -33,32 +38,44 @@ class LinearOuter {
     load_rows(team, params_.query, task, params_.classes, rows_.buffers());
   }
 
-  // Writes logits and loss of the task.
-  PB_HD void forward(const Team& team, const T* head) const {
+  // Writes logits and loss of the task, and d loss / d model to head_bar unless that is null.
+  PB_HD void forward(const Team& team, const T* head, T* head_bar) const {
     const Index stride = rows_.stride(), classes = params_.classes;
     const Matrix<T> logits = params_.logits.matrix(task_);
-    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T*) {
-      head_.scores(member, head, {x_[first], x_.row}, rows, rows_.scores() + first, stride);
-      T* const scores = rows_.scores() + first;
+    const bool wanted = head_bar != nullptr;
+    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
+      const Matrix<const T> x{x_[first], x_.row};
+      T *const scores = rows_.scores() + first, *const residual = residual_ + first;
+      head_.scores(member, head, x, rows, scores, stride);
       const T* const bias = head_.bias(head);
       member.for_pairs(rows, classes,
                        [=](Index i, Index k) { logits[first + i][k] = scores[k * stride + i] += bias[k]; });
+      member.for_lanes(rows, [=, this](Index i) {
+        Team::store(values_ + first + i, rows_.evaluate(first + i));
+        if (wanted) rows_.residual(first + i, {residual + i, stride});
+      });
+      if (wanted) head_.gather(member, residual, stride, x, rows, partial);
     });
+    if (wanted) sweep_.collect(team, head_bar, false);
     T total[1];
     team.template reduce<1>(rows_.count(), total,
-                            [=, this](Index i, Lane(&sums)[1]) { sums[0] += rows_.value(i); });
+                            [=, this](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values_ + i); });
     team.for_each(1, [=, this](Index) { params_.loss[task_] = total[0]; });
   }
 
-  // head_bar += the cotangent of the model; writes those of the data.
-  PB_HD void reverse(const Team& team, const T* head, T* head_bar) const {
+  // head_bar += the cotangent of the model, given the one that forward() left; writes those of the data.
+  PB_HD void reverse(const Team& team, const T* head, const T* unit_bar, T* head_bar) const {
     const Index stride = rows_.stride(), classes = params_.classes;
     const Matrix<const T> logits = params_.logits_final.matrix(task_),
                           extra = params_.logits_bar.matrix(task_);
     const Matrix<T> x_bar = params_.query.x_bar.matrix(task_);
     const T bar = params_.loss_bar ? params_.loss_bar[task_] : T(0);
+    const Index features = params_.tasks * params_.query.rows * params_.features;
+    const bool stream = features * static_cast<Index>(sizeof(T)) >= kStreamBytes;
+    if (!extra) add_scaled(team, head_.size(), bar, unit_bar, head_bar);
+    if (!extra && !x_bar && !params_.query.weights_bar && !params_.query.targets_bar) return;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      T *const scores = rows_.scores() + first, *const bars = logits_bar_ + first;
+      T *const scores = rows_.scores() + first, *const bars = residual_ + first;
       member.for_pairs(rows, classes,
                        [=](Index i, Index k) { scores[k * stride + i] = logits[first + i][k]; });
       member.for_lanes(rows,
@@ -66,11 +83,11 @@ class LinearOuter {
       if (extra) {
         member.for_pairs(rows, classes,
                          [=](Index i, Index k) { bars[k * stride + i] += extra[first + i][k]; });
+        head_.gather(member, bars, stride, {x_[first], x_.row}, rows, partial);
       }
-      head_.gather(member, bars, stride, {x_[first], x_.row}, rows, partial);
-      if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false);
+      if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false, stream);
     });
-    sweep_.collect(team, head_bar, true);
+    if (extra) sweep_.collect(team, head_bar, true);
     store_rows(team, params_.query, task_, params_.classes, rows_.buffers());
   }
 
@@ -81,7 +98,7 @@ class LinearOuter {
   LinearSweep<Team> sweep_;
   Index task_ = 0;
   Matrix<const T> x_;
-  T* logits_bar_ = nullptr;
+  T *residual_, *values_;
 };
 
 }  // namespace pb::inline PB_ISA

@@ -39,7 +39,8 @@ struct LinearParams : UnrollParams {
   Setting<T> lr, momentum, weight_decay;
   bool nesterov = false;
 
-  T* trajectory = nullptr;  // [B, slots + 1, state]
+  T* trajectory =
+      nullptr;  // [B, tape_size]: the states, and what the outer objective leaves for its reverse half
 
   Batch<T> w, velocity;   // [B, D, c] results
   T* loss = nullptr;      // [B]
@@ -53,6 +54,11 @@ struct LinearParams : UnrollParams {
 
   T* workspace = nullptr;  // CUDA: [blocks, workspace_size], for scratch that does not fit in shared memory
   bool poison = false;     // tests: fill fresh scratch with NaN
+
+  // Scalars of the trajectory that belong to one task, given those of a slot and of a model.
+  PB_HD Index tape_size(Index slot, Index head) const {
+    return (this->slots + 1) * slot + (query.rows > 0 && this->reversible() ? head : 0);
+  }
 };
 
 }  // namespace pb

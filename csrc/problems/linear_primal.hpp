@@ -19,12 +19,13 @@ class LinearPrimal {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
+  static constexpr bool kDecodes = false;  // a point is the model itself
 
   PB_HD LinearPrimal(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.support, params.classes, reverse),
-        sweep_(arena, params.support.rows, head_.size()) {
+        sweep_(arena, params.support.rows, params.features, head_.size()) {
     residual_ = arena.take<T>(params.classes * rows_.stride());
     if (reverse) work_ = arena.take<T>(params.classes * rows_.stride());
   }
@@ -67,16 +68,24 @@ class LinearPrimal {
         size(), [=](Index i) { Team::store(w_bar + i, Team::load(w_bar + i) + Team::load(head_bar + i)); });
   }
 
-  // Leaves the predictions of w behind for a pullback at the same w; g is not written without `wanted`.
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted) const {
+  PB_HD Index predictions_size() const { return rows_.scores_size(); }
+  PB_HD const T* predictions() const { return rows_.scores(); }
+
+  // Leaves the predictions of w behind for a pullback at the same w, made again unless `known`; g is not written without
+  // `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
     const Index stride = rows_.stride();
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x{x_[first], x_.row};
-      head_.scores(member, w, x, rows, rows_.scores() + first, stride);
+      if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride);
       member.for_lanes(rows, [=, this](Index i) {
-        const Row<Team> z = rows_.scores(first + i);
-        for (Index k = 0; k < params_.classes; ++k) z.set(k, z[k] + head_.bias(w)[k]);
-        rows_.predict(first + i);
+        if (known) {
+          rows_.recall(first + i, known);
+        } else {
+          const Row<Team> z = rows_.scores(first + i);
+          for (Index k = 0; k < params_.classes; ++k) z.set(k, z[k] + head_.bias(w)[k]);
+          rows_.predict(first + i);
+        }
         rows_.residual(first + i, {residual_ + first + i, stride});
       });
       if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial);

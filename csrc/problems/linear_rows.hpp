@@ -39,6 +39,14 @@ class LinearRows {
   // Z, overwritten by P in predict(); [c, stride].
   PB_HD T* scores() const { return scores_; }
   PB_HD Row<Team> scores(Index i) const { return {scores_ + i, stride_}; }
+  PB_HD Index scores_size() const { return classes_ * stride_; }
+
+  // The predictions of rows i.., made before.
+  PB_HD void recall(Index i, const T* predictions) const {
+    for (Index k = 0; k < classes_; ++k) {
+      Team::store(scores_ + k * stride_ + i, Team::load(predictions + k * stride_ + i));
+    }
+  }
 
   // Zeroes the cotangents; padding of the scores becomes finite.
   PB_HD void clear(const Team& team) const {
@@ -69,8 +77,11 @@ class LinearRows {
     Loss::template curvature<Team>(p, u, s, sigma, u, classes_);
   }
 
-  // Outer objective: s * value of rows i.. (scores still hold Z).
-  PB_HD Lane value(Index i) const { return Team::load(scale_ + i) * raw_value(i); }
+  // Outer objective: s * value of rows i..; the scores become predictions.
+  PB_HD Lane evaluate(Index i) const {
+    const Lane value = Loss::template evaluate<Team>(scores(i), targets(i), Team::load(sigma_ + i), classes_);
+    return Team::load(scale_ + i) * value;
+  }
 
   // Pullback of sum_i s_i value_i at `bar`: residual * bar into out, cotangents of weights and targets
   // (scores hold Z on entry, P afterwards).

@@ -15,19 +15,23 @@ class LinearSweep {
   using Lane = typename Team::Lane;
   static constexpr RowCut kCut = Team::kRowCut;
 
-  PB_HD LinearSweep(Arena& arena, Index rows, Index size)
-      : rows_(rows), size_(size), chunks_(count_chunks(rows)), partial_(arena.take<T>(chunks_ * size)) {}
+  PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size)
+      : rows_(rows),
+        size_(size),
+        block_(block_rows(features)),
+        chunks_(count_chunks(rows)),
+        partial_(arena.take<T>(chunks_ * size)) {}
 
   // f(member, first row, number of rows, partial sum to add to)
   template <class F>
   PB_HD void run(const Team& team, F f) const {
-    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), kCut.block);
+    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
     team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
       T* const partial = partial_ + chunk * size_;
       member.for_each(size_, [=](Index i) { partial[i] = 0; });
       const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
-      for (Index first = begin; first < end; first += kCut.block) {
-        f(member, first, first + kCut.block < end ? kCut.block : end - first, partial);
+      for (Index first = begin; first < end; first += block_) {
+        f(member, first, first + block_ < end ? block_ : end - first, partial);
       }
     });
   }
@@ -47,7 +51,13 @@ class LinearSweep {
     return wanted < 1 ? 1 : wanted < kCut.most ? wanted : kCut.most;
   }
 
-  Index rows_, size_, chunks_;
+  // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
+  PB_HD static Index block_rows(Index features) {
+    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
+    return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
+  }
+
+  Index rows_, size_, block_, chunks_;
   T* partial_;
 };
 

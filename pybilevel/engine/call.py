@@ -1,8 +1,7 @@
 """The normalised arguments of one unroll: what `arguments.normalise` makes, and both engines and explain take."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ Backend = Literal["auto", "fused", "generic"]
 Inner = LinearProblem | Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One checked call of `unroll`. An engine is `reasons(call)`, `run(call) -> (w_T, State)` and `describe(call)`.
 
     Attributes:
@@ -28,7 +26,7 @@ class Call:
         hparams: the pytree given to a callable; None: the callable takes w alone.
         steps: T >= 0.
         optimizer: the inner optimizer.
-        settings: its uniform settings by name, each of len(tasks) + 1 axes and expandable to [*tasks, steps].
+        settings: its uniform settings by name, each () or of len(tasks) + 1 axes, expandable to [*tasks, steps].
         elementwise: its settings with a value a parameter, by name: one tensor [1 or steps, ...] a leaf of w0.
             Every name of `optimizer.settings()` is in exactly one of the two.
         method: how to differentiate.

@@ -140,6 +140,8 @@ class Dynamics:
 
     def place(self, index: int, t: int, whole: Tensor) -> Tensor:
         """The part of a setting's tensor (or of its cotangent) that step t uses, as a view."""
+        if whole.ndim == 0:
+            return whole
         axis = -1 if self._keys[index][1] is None else 0
         return whole.select(axis, min(t, whole.shape[axis] - 1))
 

@@ -6,8 +6,7 @@ from torch import Tensor
 from pybilevel import _C
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
-from pybilevel.engine.layout import Layout, lay_out
-from pybilevel.engine.memory import schedule_for
+from pybilevel.engine.layout import Layout, lay_out, restore
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
@@ -74,9 +73,9 @@ def run(call: Call) -> tuple[Tensor, State]:
     results = execute(call, None)
     problem = call.problem
     assert problem is not None
-    w = results.w.reshape(problem.shape)
+    w = restore(results.w, problem.tasks)
     momentum = isinstance(call.optimizer, SGD) and call.optimizer.has_momentum
-    buffers = (results.velocity.reshape(problem.shape),) if momentum else ()
+    buffers = (restore(results.velocity, problem.tasks),) if momentum else ()
     return w, State(w, (buffers,), call.start + call.steps, call.optimizer.name)
 
 
@@ -88,7 +87,7 @@ def execute(call: Call, outer: LinearProblem | None) -> LinearResults:
     """
     layout = lay_out(call, outer)
     results = linear_unroll(*layout.arguments(layout.itinerary()))
-    if call.device.type == "cpu" and not torch.compiler.is_compiling():
+    if results.status.is_cpu and not torch.compiler.is_compiling():
         _check_status(results.status)
     return results
 
@@ -107,8 +106,8 @@ def describe_layout(layout: Layout) -> Explanation:
     """The account of a call that is laid out, query set included."""
     call, size = layout.call, layout.size
     scratch = layout.scratch_bytes()
-    schedule = schedule_for(call, layout.state_bytes, scratch)
-    plan = schedule.plan(call.steps)
+    storage = layout.storage(scratch)
+    plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]
     extra = plan.recomputed * size.tasks * size.step_flops(layout.coordinates)
     return Explanation(
@@ -116,11 +115,11 @@ def describe_layout(layout: Layout) -> Explanation:
         coordinates=layout.coordinates,
         regime=f"{REGIMES[layout.regime]}; {layout.why}",
         reasons=(),
-        schedule=schedule.describe(),
+        schedule=storage.schedule.describe() + (", with the predictions of every state" if storage.keep else ""),
         steps=call.steps,
         slots=plan.slots,
         recomputation=plan.factor,
         flops=size.flops(layout.coordinates) + extra,
         bytes_moved=2 * sum(t.numel() * t.element_size() for t in tensors),
-        peak_memory=plan_bytes(plan.slots, layout.state_bytes, scratch),
+        peak_memory=plan_bytes(plan.slots, storage.slot_bytes, scratch),
     )

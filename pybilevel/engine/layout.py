@@ -1,14 +1,12 @@
 """A call on a linear problem in the native operator's terms: flat tasks, coordinates and regime chosen, plan made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pybilevel.checks import is_number
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.engine.select import (
@@ -20,7 +18,7 @@ from pybilevel.engine.select import (
     dual_rounds_well,
 )
 from pybilevel.methods import Reverse
-from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, state_size
+from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import Code, Schedule, encode
@@ -32,10 +30,18 @@ class Itinerary(NamedTuple):
     ops: Sequence[int]
     slots: int
     truncated: bool
+    keep: bool
 
 
-@dataclass(frozen=True)
-class Layout:
+class Storage(NamedTuple):
+    """What a call stores: the schedule, the bytes of a slot, all tasks together, and whether predictions are in it."""
+
+    schedule: Schedule
+    slot_bytes: int
+    keep: bool
+
+
+class Layout(NamedTuple):
     """One call, ready for `linear_unroll`.
 
     Attributes:
@@ -73,14 +79,34 @@ class Layout:
         scalars = state_size(x, self.size.c, self.coordinates, self.regime, momentum is not None)
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
+    @property
+    def prediction_bytes(self) -> int:
+        """Bytes of the predictions of one state, all tasks together."""
+        x = self.tensors[0]
+        assert x is not None
+        return padded_tasks(x, self.regime) * predictions_size(x, self.size.c, self.regime) * x.element_size()
+
+    def storage(self, workspace_bytes: int | None = None) -> Storage:
+        """What the call's memory request buys. Predictions are kept, and not made again, where that needs no checkpoints.
+
+        A schedule that the caller names stores states and nothing else.
+        """
+        state_bytes = self.state_bytes
+        if workspace_bytes is None:
+            workspace_bytes = self.workspace_bytes(state_bytes)
+        both = state_bytes + self.prediction_bytes
+        keep = memory.whole_fits(self.call, both, workspace_bytes)
+        slot_bytes = both if keep else state_bytes
+        return Storage(memory.schedule_for(self.call, slot_bytes, workspace_bytes), slot_bytes, keep)
+
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
         return linear_scratch_bytes(*self.arguments(one_way(self.size.steps)))
 
-    def workspace_bytes(self) -> int:
+    def workspace_bytes(self, state_bytes: int) -> int:
         """The scratch where a budget has to know it; 0 where no budget is looked at, since asking costs time."""
         request = self.call.memory
-        small = self.size.steps * self.state_bytes <= memory.SMALL_BYTES
+        small = self.size.steps * state_bytes <= memory.SMALL_BYTES
         budget = isinstance(request, int) or (request == "auto" and not small)
         return self.scratch_bytes() if budget else 0
 
@@ -89,8 +115,8 @@ class Layout:
         wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in self.tensors)
         if not wanted:
             return one_way(self.size.steps)
-        schedule = memory.schedule_for(self.call, self.state_bytes, self.workspace_bytes())
-        itinerary: Itinerary = there_and_back(schedule, self.size.steps)
+        storage = self.storage()
+        itinerary: Itinerary = there_and_back(storage.schedule, self.size.steps, storage.keep)
         return itinerary
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
@@ -99,21 +125,21 @@ class Layout:
         return (
             *self.tensors,
             *(loss, self.coordinates, self.regime, self.size.c, bias, scale, query_scale, nesterov),
-            *(self.size.steps, list(itinerary.ops), itinerary.slots, itinerary.truncated),
+            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
         )
 
 
 def one_way(steps: int) -> Itinerary:
     """All steps and nothing kept, for a call that nobody will reverse."""
-    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False)
+    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False, False)
 
 
 # torch.compile cannot trace into the planner, whose answer depends on constants only
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def there_and_back(schedule: Schedule, steps: int) -> Itinerary:
+def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
     plan = schedule.plan(steps)
-    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps)
+    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps, keep)
 
 
 def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
@@ -125,14 +151,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
     only_primal = _only_primal(call, problem, size)
     coordinates = choose_coordinates(size) if only_primal is None else "primal"
-    query = (None, None, None) if outer is None else _data(outer, tasks)
+    query = (None, None, None) if outer is None else _data(outer)
     return Layout(
         call,
         size,
         coordinates,
         only_primal,
         choose_regime(size, coordinates, lanes(problem.x)),
-        (*_data(problem, tasks), *_start(call, problem, tasks), *_settings(call, problem, tasks), *query),
+        (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query),
         (
             problem.loss,
             problem.bias,
@@ -154,38 +180,42 @@ def _only_primal(call: Call, problem: LinearProblem, size: LinearSize) -> str | 
     return None
 
 
-def _data(problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def flatten(tensor: Tensor, tasks: tuple[int, ...]) -> Tensor:
+    """[*B, ...] -> [B, ...]. With one task dimension the tensor itself: even a view costs time, and a graph node."""
+    return tensor if len(tasks) == 1 else tensor.reshape((prod(tasks), *tensor.shape[len(tasks) :]))
+
+
+def restore(tensor: Tensor, tasks: tuple[int, ...]) -> Tensor:
+    """[B, ...] -> [*B, ...], the inverse of `flatten`."""
+    return tensor if len(tasks) == 1 else tensor.reshape((*tasks, *tensor.shape[1:]))
+
+
+def _data(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [B, n, d], y [B, n] or [B, n, c], weights [B, n] with the task dimensions flattened."""
-    n, soft = problem.n, problem.y.is_floating_point()
-    y = problem.y if soft else problem.y.long()
-    weights = problem.weights
+    tasks, y, weights = problem.tasks, problem.y, problem.weights
     return (
-        problem.x.reshape(tasks, n, problem.d),
-        y.reshape(tasks, n, problem.c) if soft else y.reshape(tasks, n),
-        None if weights is None else weights.reshape(tasks, n),
+        flatten(problem.x, tasks),
+        flatten(y if y.is_floating_point() else y.long(), tasks),
+        None if weights is None else flatten(weights, tasks),
     )
 
 
 def _start(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """l2 [B], w0 [B, D, c] and the initial velocity."""
-    shape = (tasks, problem.rows, problem.c)
-    w0 = None if call.w0 is None else call.w0.reshape(shape)
-    has_velocity = call.state is not None and call.state.buffers[0]
-    velocity = call.state.buffers[0][0].reshape(shape) if call.state is not None and has_velocity else None
-    return problem.l2.expand(problem.tasks).reshape(tasks), w0, velocity
-
-
-def _settings(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """lr, momentum and weight decay as [B, T]; None where the optimizer has the number 0."""
-    optimizer = call.optimizer
-    assert isinstance(optimizer, SGD)
-
-    def flat(name: str) -> Tensor:
-        return call.settings[name].expand(*problem.tasks, call.steps).reshape(tasks, call.steps)
-
-    decays = not (is_number(optimizer.weight_decay) and optimizer.weight_decay == 0)
+    l2 = problem.l2
+    buffers = () if call.state is None else call.state.buffers[0]
     return (
-        flat("lr"),
-        flat("momentum") if optimizer.has_momentum else None,
-        flat("weight_decay") if decays else None,
+        l2.expand(tasks) if l2.ndim == 0 else flatten(l2, problem.tasks),
+        None if call.w0 is None else flatten(call.w0, problem.tasks),
+        flatten(buffers[0], problem.tasks) if buffers else None,
     )
+
+
+def _settings(call: Call, problem: LinearProblem) -> tuple[Tensor | None, ...]:
+    """lr, momentum and weight decay as [B, T]; None where the optimizer does not use it."""
+
+    def flat(name: str) -> Tensor | None:
+        value = call.settings.get(name)
+        return None if value is None else flatten(value.expand((*problem.tasks, call.steps)), problem.tasks)
+
+    return flat("lr"), flat("momentum"), flat("weight_decay")

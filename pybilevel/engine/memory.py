@@ -27,9 +27,21 @@ def schedule_for(call: Call, state_bytes: int, workspace_bytes: int) -> Schedule
         ValueError: the budget is too small; the text gives the minimum.
     """
     truncate = call.method.truncate if isinstance(call.method, Reverse) else None
-    reversed_steps = call.steps if truncate is None else min(truncate, call.steps)
-    schedule = _schedule(call.memory, reversed_steps, state_bytes, workspace_bytes, call.device)
+    schedule = _schedule(call.memory, _reversed_steps(call), state_bytes, workspace_bytes, call.device)
     return schedule if truncate is None else Truncated(schedule, truncate)
+
+
+def whole_fits(call: Call, state_bytes: int, workspace_bytes: int) -> bool:
+    """Whether a call asks for bytes, not for a schedule, and every state fits: in its budget, or without a question."""
+    if isinstance(call.memory, Schedule):
+        return False
+    limit = call.memory if isinstance(call.memory, int) else SMALL_BYTES
+    return plan_bytes(max(_reversed_steps(call) - 1, 0), state_bytes, workspace_bytes) <= limit
+
+
+def _reversed_steps(call: Call) -> int:
+    truncate = call.method.truncate if isinstance(call.method, Reverse) else None
+    return call.steps if truncate is None else min(truncate, call.steps)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

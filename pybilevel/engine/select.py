@@ -6,8 +6,7 @@ dual     a step is one product of n x n by n x c, and K = X X^T once:    6 n^2 c
 (multiply-adds count as two operations; backward costs twice forward; hypergradients of x included.)
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -29,8 +28,7 @@ LONG, LONG_MOMENTUM = 32, 8
 `dual_rounds_well`."""
 
 
-@dataclass(frozen=True)
-class LinearSize:
+class LinearSize(NamedTuple):
     """Sizes of a batch of linear problems: B tasks, n examples, m query examples, d features, c classes, T steps."""
 
     tasks: int

@@ -112,12 +112,14 @@ def _check_set(name: str, x: Tensor, y: Tensor, weights_name: str, weights: Tens
         )
     if not isinstance(y, Tensor):
         raise TypeError(f"{name}_y must be a tensor, got {type(y).__name__}: wrap it in torch.as_tensor")
-    rows = list(x.shape[:-1])
-    if list(y.shape[: len(rows)]) != rows or y.ndim > x.ndim:
-        raise ValueError(f"{name}_y must be classes {rows} or targets {[*rows, 'c']}, got {list(y.shape)}")
-    if isinstance(weights, Tensor) and list(weights.shape) != rows:
+    rows = x.shape[:-1]
+    if y.shape[: len(rows)] != rows or y.ndim > x.ndim:
         raise ValueError(
-            f"{weights_name} must be {rows}, one an example of {name}, got {list(weights.shape)}"
+            f"{name}_y must be classes {list(rows)} or targets {[*rows, 'c']}, got {list(y.shape)}"
+        )
+    if isinstance(weights, Tensor) and weights.shape != rows:
+        raise ValueError(
+            f"{weights_name} must be {list(rows)}, one an example of {name}, got {list(weights.shape)}"
         )
 
 

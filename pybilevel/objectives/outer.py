@@ -8,6 +8,7 @@ from pybilevel.checks import check_same
 from pybilevel.engine import fused
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Call
+from pybilevel.engine.layout import restore
 from pybilevel.engine.unroll import dispatch
 from pybilevel.errors import BackendError
 from pybilevel.problems import LinearProblem
@@ -56,11 +57,10 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
         w, _ = dispatch(call)
         return Evaluation(outer(w), outer.logits(w, outer.x))
     results = fused.execute(call, outer)
-    shape = (*outer.tasks, outer.n, outer.c)
-    loss = results.outer.reshape(outer.tasks)
+    loss = restore(results.outer, outer.tasks)
     if outer.regularised:
-        loss = loss + outer.regulariser(results.w.reshape(outer.shape))
-    return Evaluation(loss, results.logits.reshape(shape))
+        loss = loss + outer.regulariser(restore(results.w, outer.tasks))
+    return Evaluation(loss, restore(results.logits, outer.tasks))
 
 
 def _fused_reasons(call: Call, outer: LinearProblem) -> list[str]:

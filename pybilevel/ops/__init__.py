@@ -6,7 +6,8 @@ from pybilevel.ops.linear import (
     linear_scratch_bytes,
     linear_unroll,
     padded_tasks,
+    predictions_size,
     state_size,
 )
 
-__all__ = ["LinearResults", "lanes", "linear_scratch_bytes", "linear_unroll", "padded_tasks", "state_size"]
+__all__ = ["LinearResults", "lanes", "linear_scratch_bytes", "linear_unroll", "padded_tasks", "predictions_size", "state_size"]

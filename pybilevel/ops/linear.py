@@ -4,11 +4,11 @@
                              lr [B,T], momentum? [B,T], weight_decay? [B,T],
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
                              loss, coordinates, regime, classes, bias, scale, query_scale, nesterov,
-                             steps, plan, slots, truncated)
-        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,slots+1,state], status [B]
+                             steps, plan, slots, truncated, keep)
+        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
-the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i.
+the first t for which w_t is not finite. With `keep`, a slot holds the predictions of its state too. `outer` is query_scale * sum_i query_weights_i * loss_i.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pybilevel import _C
+from pybilevel.schedules import Code, encode
 
 TENSORS = 12
 """How many leading arguments of the schema are tensors, and may have cotangents."""
@@ -25,9 +26,14 @@ TENSORS = 12
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
 
+_REVERSE = encode(Code.REVERSE)
+
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
-FORWARD, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
+FORWARD, BACKWARD = (
+    torch.ops.pybilevel.linear_unroll.default,
+    torch.ops.pybilevel.linear_unroll_backward.default,
+)
 
 
 class LinearResults(NamedTuple):
@@ -77,7 +83,7 @@ def _scratch_of(tensors: tuple[tuple[Any, ...] | None, ...], device: torch.devic
 
 def lanes(x: Tensor) -> int:
     """How many scalars the kernels pad rows to: a SIMD pack on the CPU, 1 on CUDA."""
-    return 1 if x.device.type == "cuda" else PACK_BYTES // x.element_size()
+    return 1 if x.is_cuda else PACK_BYTES // x.element_size()
 
 
 def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum: bool) -> int:
@@ -85,6 +91,22 @@ def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum:
     unit = 1 if regime == "lanes" else lanes(x)
     columns, extra = (x.shape[1], classes + 1) if coordinates == "dual" else (x.shape[2], classes)
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
+
+
+def predictions_size(x: Tensor, classes: int, regime: str) -> int:
+    """Scalars of the predictions of one task's rows, padding included."""
+    return classes * _round_up(x.shape[1], 1 if regime == "lanes" else lanes(x))
+
+
+def model_size(x: Tensor, classes: int) -> int:
+    """Scalars of one model as the kernels hold it, padding included."""
+    unit = lanes(x)
+    return _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
+
+
+def reversible(steps: int, plan: Sequence[int]) -> bool:
+    """Whether the reverse half may follow the forward one: the outer objective then leaves its model's cotangent."""
+    return steps == 0 or _REVERSE in plan
 
 
 def padded_tasks(x: Tensor, regime: str) -> int:
@@ -122,16 +144,20 @@ def _fake(
     plan: Sequence[int],
     slots: int,
     truncated: bool,
+    keep: bool,
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]
     state = state_size(x, classes, coordinates, regime, momentum is not None)
+    if keep:
+        state += predictions_size(x, classes, regime)
+    left = 0 if query_x is None or not reversible(steps, plan) else model_size(x, classes)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(tasks, 0 if momentum is None else rows, classes),
         x.new_empty(0 if query_x is None else tasks),
         x.new_empty(tasks, queries, classes),
-        x.new_empty(padded_tasks(x, regime), slots + 1, state),
+        x.new_empty(padded_tasks(x, regime), (slots + 1) * state + left),
         x.new_empty(tasks, dtype=torch.int32),
     )
 

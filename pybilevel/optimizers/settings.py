@@ -19,7 +19,9 @@ Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors sha
 
 def check_setting(name: str, value: Setting, *, below: float | None = None) -> None:
     """Raise unless `value` is a setting whose values are finite, >= 0 and (if given) < `below`."""
-    leaves = [value] if is_number(value) or isinstance(value, Tensor) else pytree.tree_leaves(value)
+    if is_number(value):
+        return check_range(name, value, below=below)
+    leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
     if not leaves:
         raise TypeError(f"{name} is empty: {value!r}; give a number, a tensor or a pytree shaped like w0")
     for leaf in leaves:
@@ -45,7 +47,7 @@ def resolve(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """A uniform setting as a tensor of len(tasks) + 1 axes that expands to [*tasks, steps].
+    """A uniform setting as a tensor that expands to [*tasks, steps]: one value (), or len(tasks) + 1 axes.
 
     Differentiable in `value`, which is cast to `dtype` (and moved, if it has no axes).
 
@@ -53,11 +55,10 @@ def resolve(
         ValueError: the shape is none of (), [steps], [*B, 1], [*B, steps] (the text gives both), or the device is
             another.
     """
-    lead = [1] * len(tasks)
     if not isinstance(value, Tensor):
-        return torch.full([*lead, 1], float(value), dtype=dtype, device=device)
+        return torch.full((), float(value), dtype=dtype, device=device)
     if value.ndim == 0:
-        return value.to(device=device, dtype=dtype).reshape([*lead, 1])
+        return value.to(device=device, dtype=dtype)
     _check_device(name, value, device)
     if value.ndim == 1:
         if value.shape[0] != steps:
@@ -65,7 +66,7 @@ def resolve(
                 f"{name} has length {value.shape[0]} but there are {steps} steps: a 1-D {name} has one value a step"
                 + (f"; for one a task give it shape {[*tasks, 1]}" if tasks else "")
             )
-        return value.to(dtype).reshape([*lead, steps])
+        return value.to(dtype).reshape([*[1] * len(tasks), steps])
     shape = list(value.shape)
     if shape not in ([*tasks, 1], [*tasks, steps]):
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pybilevel.checks import is_number
+from pybilevel.checks import is_zero
 from pybilevel.optimizers.base import Buffers
 from pybilevel.optimizers.settings import Setting, check_setting
 
@@ -21,6 +21,10 @@ class SGD:
         momentum: in [0, 1), the same forms. The number 0 keeps no buffer.
         nesterov: use Nesterov's form; needs a momentum.
         weight_decay: l2 penalty added to the gradient, the same forms.
+
+    Attributes:
+        has_momentum: whether a velocity is kept: always, except when momentum is the number 0.
+        has_weight_decay: the same of weight_decay.
 
     Raises:
         ValueError: a setting is NaN, infinite, negative, or a momentum is >= 1 (values are read on CPU only).
@@ -41,19 +45,21 @@ class SGD:
         self.momentum = momentum
         self.nesterov = bool(nesterov)
         self.weight_decay = weight_decay
+        self.has_momentum = not is_zero(momentum)
+        self.has_weight_decay = not is_zero(weight_decay)
         if self.nesterov and not self.has_momentum:
             raise ValueError(
                 "nesterov=True needs a momentum, got momentum=0: pass momentum=0.9, or nesterov=False"
             )
 
-    @property
-    def has_momentum(self) -> bool:
-        """Whether a velocity is kept: always, except when momentum is the number 0."""
-        return not (is_number(self.momentum) and self.momentum == 0)
-
     def settings(self) -> dict[str, Any]:
-        """lr, momentum, weight_decay."""
-        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        """lr, momentum, weight_decay; without the last two where they are the number 0, which `step` does not use."""
+        found = {"lr": self.lr}
+        if self.has_momentum:
+            found["momentum"] = self.momentum
+        if self.has_weight_decay:
+            found["weight_decay"] = self.weight_decay
+        return found
 
     def init(self, w: Tensor) -> Buffers:
         """A zero velocity, or nothing without momentum."""
@@ -63,7 +69,7 @@ class SGD:
         self, w: Tensor, g: Tensor, buffers: Buffers, settings: Mapping[str, Tensor]
     ) -> tuple[Tensor, Buffers]:
         """One step for one parameter tensor; see the class for the formula."""
-        if not (is_number(self.weight_decay) and self.weight_decay == 0):
+        if self.has_weight_decay:
             g = g + settings["weight_decay"] * w
         if not self.has_momentum:
             return w - settings["lr"] * g, ()
@@ -72,7 +78,9 @@ class SGD:
         return w - settings["lr"] * direction, (velocity,)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{k}={_short(v)}" for k, v in self.settings().items())
+        shown = ", ".join(
+            f"{name}={_short(getattr(self, name))}" for name in ("lr", "momentum", "weight_decay")
+        )
         return f"SGD({shown}, nesterov={self.nesterov})"
 
 

@@ -6,7 +6,15 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from pybilevel.checks import LOW_PRECISION, check_data, check_floating, check_range, check_same, is_number
+from pybilevel.checks import (
+    LOW_PRECISION,
+    check_data,
+    check_floating,
+    check_range,
+    check_same,
+    is_number,
+    is_zero,
+)
 
 Reduction = Literal["mean", "sum"]
 
@@ -20,11 +28,13 @@ class LinearProblem(ABC):
         x: features [*B, n, d]; any strides.
         y: integer classes [*B, n] or floating targets [*B, n, c].
         weights: [*B, n], or None for ones.
-        l2: () or [*B], of the dtype of x.
         bias: whether W has a last row that is added and not regularised: W is [*B, d+1, c], else [*B, d, c].
         reduction: "mean" or "sum".
         num_classes: c.
         loss: the name of the row loss in the native registry.
+        tasks: the leading task dimensions *B.
+        n: examples a task.
+        d: features, without the bias.
     """
 
     loss: ClassVar[str]
@@ -41,31 +51,24 @@ class LinearProblem(ABC):
     ) -> None:
         self.x = x
         self.y = y
+        self.tasks = tuple(x.shape[:-2])
+        self.n, self.d = x.shape[-2:]
         self.num_classes = num_classes
         self.weights = weights
         self.bias = bool(bias)
         self.reduction = reduction
-        self.regularised = not (is_number(l2) and l2 == 0)
-        self.l2 = _resolve_l2(l2, x)
+        self.regularised = not is_zero(l2)
+        self._l2 = _resolve_l2(l2, x)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
         if weights is not None:
             _check_weights(weights, x)
 
     @property
-    def tasks(self) -> tuple[int, ...]:
-        """The leading task dimensions *B."""
-        return tuple(self.x.shape[:-2])
-
-    @property
-    def n(self) -> int:
-        """Examples a task."""
-        return self.x.shape[-2]
-
-    @property
-    def d(self) -> int:
-        """Features, without the bias."""
-        return self.x.shape[-1]
+    def l2(self) -> Tensor:
+        """() or [*B], of the dtype of x; made of a number when asked for, since most outer problems are never asked."""
+        l2 = self._l2
+        return l2 if isinstance(l2, Tensor) else torch.full((), l2, dtype=self.x.dtype, device=self.x.device)
 
     @property
     def c(self) -> int:
@@ -111,7 +114,7 @@ class LinearProblem(ABC):
         """The same problem on other tensors (a subset of `tensors()`); shapes are not checked again."""
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
-        clone.__dict__.update(tensors)
+        clone.__dict__.update({"_l2" if name == "l2" else name: t for name, t in tensors.items()})
         return clone
 
     def promoted(self) -> Self:
@@ -164,12 +167,12 @@ def check_x(x: Tensor) -> None:
         raise ValueError(f"x must have n >= 1 examples and d >= 1 features, got [*B, n, d] = {list(x.shape)}")
 
 
-def _resolve_l2(l2: float | Tensor, x: Tensor) -> Tensor:
+def _resolve_l2(l2: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(l2, Tensor):
         if not is_number(l2):
             raise TypeError(f"l2 must be a number or a tensor () or [*B], got {type(l2).__name__}")
         check_range("l2", l2)
-        return torch.full((), float(l2), dtype=x.dtype, device=x.device)
+        return float(l2)
     check_floating("l2", l2)
     check_range("l2", l2)
     if l2.ndim == 0:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pybilevel.checks import check_class_dtype, check_same, readable
+from pybilevel.checks import check_class_dtype, check_same, extremes, readable
 
 
 def check_y(y: Any, x: Tensor, num_classes: int | None) -> int:
@@ -62,7 +61,7 @@ def _class_count(y: Tensor, x: Tensor, num_classes: int | None) -> int:
 
 def _check_classes(y: Tensor, num_classes: int) -> None:
     """Raise unless 0 <= y < num_classes (the values of y are known to be readable)."""
-    low, high = (int(bound) for bound in torch.aminmax(y))
+    low, high = extremes(y)
     if low < 0 or high >= num_classes:
         offending = low if low < 0 else high
         raise ValueError(

@@ -58,7 +58,7 @@ void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
 
 std::vector<double> run_cuda(const Case& c, const Run& run) {
   const pb::LinearVariant variant{c.loss, c.coordinates};
-  Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.rows, false, run.device).state_size);
+  Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.rows, false, run.device).tape_size);
   run_half(batch, c, run, false);
   batch.prepare_reverse();
   run_half(batch, c, run, true);

@@ -27,7 +27,7 @@ class Batch {
   using Index = pb::Index;
   pb::LinearParams<double> params;
 
-  Batch(const Case& c, Index state_size) : case_(c) {
+  Batch(const Case& c, Index tape_size) : case_(c) {
     params.tasks = c.tasks, params.features = c.features, params.classes = c.classes, params.steps = c.steps;
     params.bias = c.bias, params.nesterov = c.nesterov, params.poison = true;
     model_rows_ = c.features + c.bias;
@@ -41,7 +41,7 @@ class Batch {
     if (c.momentum) params.momentum = setting(0.8);
     if (c.decay) params.weight_decay = setting(0.1);
     set_plan();
-    params.trajectory = results(c.tasks * (params.slots + 1) * state_size);
+    params.trajectory = results(c.tasks * tape_size);
     params.w = model_results();
     if (c.momentum) params.velocity = model_results();
     if (c.queries > 0) params.loss = results(c.tasks);
