@@ -37,7 +37,8 @@ __device__ __forceinline__ T* shared_memory() {
 #ifdef PB_CUDA_EMULATOR
 using emulator::grid_barrier;
 #else
-__device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
+// Called, not inlined: there are some fifty of them in a kernel, and they cost registers.
+__device__ __noinline__ inline void grid_barrier() { cooperative_groups::this_grid().sync(); }
 #endif
 
 /// What launch() starts; `stream` is a cudaStream_t, kept opaque so that callers need no CUDA header.

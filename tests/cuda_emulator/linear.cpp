@@ -31,13 +31,12 @@ constexpr Run kGrid{{227 * 1024, 2}, true}, kOtherGrid{{227 * 1024, 3}, true};
 #endif
 
 std::vector<double> run_cpu(const Case& c) {
-  const Index widest = std::max(c.rows, c.features) + 8;  // room for any padding to whole packs
-  Batch batch(c, 2 * (c.classes * (widest + 1) + 16));
   const pb::LinearEntries<double>& kernels = pb::linear_kernels_baseline.in<double>();
+  const pb::LinearVariant variant{c.loss, c.coordinates};
+  Batch batch(c, kernels.tape_size(Batch(c, 1).params, variant, pb::Regime::kTasks));
   const pb::Parallel parallel{[](Index count, pb::Parallel::Body body, void* context) {
     for (Index i = 0; i < count; ++i) body(context, i);
   }};
-  const pb::LinearVariant variant{c.loss, c.coordinates};
   kernels.forward(batch.params, variant, pb::Regime::kTasks, parallel);
   batch.prepare_reverse();
   kernels.reverse(batch.params, variant, pb::Regime::kTasks, parallel);
