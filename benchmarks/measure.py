@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,21 @@ from benchmarks.workloads import Shape, Workload
 
 TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
 FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
-LEAST_SAMPLES = 3  # a contender that has as many leaves the rounds when its samples together took
-MOST_SECONDS = 6.0  # so long
-SAMPLE_SECONDS = 0.02  # a sample repeats the call until it lasts about this long
 IDLE_SECONDS = 0.01  # before each sample: the previous contender's OpenMP threads stop spinning meanwhile
 
 Results = Mapping[str, Any]
+
+
+class Effort(NamedTuple):
+    """How much time a measurement may take."""
+
+    repeats: int  # samples of every contender
+    sample_seconds: float = 0.02  # a sample repeats the call until it lasts about this long
+    least_samples: int = 3  # a contender that has as many leaves the rounds when its samples together took
+    most_seconds: float = 6.0  # so long
+
+
+TINY = Effort(repeats=1, sample_seconds=0.0)  # the smoke test
 
 
 def run_case(
@@ -43,7 +52,7 @@ def run_case(
         if run is not None:
             runs[name] = run
     limits = measure_limits(device, tiny)
-    for name, timing in time_interleaved(runs, device, repeats, 0.0 if tiny else SAMPLE_SECONDS).items():
+    for name, timing in time_interleaved(runs, device, TINY if tiny else Effort(repeats)).items():
         entries[name] |= timing
     return {
         "name": case.name,
@@ -132,27 +141,26 @@ def as_double(array: Any) -> Tensor:
 
 
 def time_interleaved(
-    runs: Mapping[str, Run], device: str, repeats: int, sample_seconds: float
+    runs: Mapping[str, Run], device: str, effort: Effort
 ) -> dict[str, dict[str, Any]]:
-    """`repeats` samples of every contender, in rounds that start with a different one each time.
+    """`effort.repeats` samples of every contender, in rounds that start with a different one each time.
 
     Interleaving spreads a drift of the machine (frequency, neighbours) over all contenders alike; the median then
     ignores the rounds it hit. Garbage is collected between samples and never inside one. Who is slow gets fewer
-    samples: `LEAST_SAMPLES`, and more only until they took `MOST_SECONDS`.
+    samples, see `Effort`. The call that estimates the duration counts as a sample where it lasted as long as one.
     """
     gc.collect()
     gc.freeze()  # what is alive now (modules, inputs) need not be scanned before every sample
     try:
-        calls = {name: _calls(run, device, sample_seconds) for name, run in runs.items()}
-        samples: dict[str, list[float]] = {name: [] for name in runs}
+        once = {name: _sample(run, 1, device) for name, run in runs.items()}
+        calls = {name: max(1, min(1000, math.ceil(effort.sample_seconds / once[name]))) for name in runs}
+        samples = {name: [once[name]] if calls[name] == 1 else [] for name in runs}
         names = list(runs)
-        for turn in range(repeats):
+        for turn in range(1, effort.repeats + 1):
             shift = turn % max(len(names), 1)
             for name in names[shift:] + names[:shift]:
-                taken = samples[name]
-                if len(taken) >= LEAST_SAMPLES and sum(taken) * calls[name] >= MOST_SECONDS:
-                    continue
-                taken.append(_sample(runs[name], calls[name], device))
+                if not _enough(samples[name], calls[name], effort):
+                    samples[name].append(_sample(runs[name], calls[name], device))
     finally:
         gc.unfreeze()
     return {
@@ -167,9 +175,9 @@ def time_interleaved(
     }
 
 
-def _calls(run: Run, device: str, sample_seconds: float) -> int:
-    once = _sample(run, 1, device)
-    return max(1, min(1000, math.ceil(sample_seconds / once)))
+def _enough(samples: list[float], calls: int, effort: Effort) -> bool:
+    long = len(samples) >= effort.least_samples and sum(samples) * calls >= effort.most_seconds
+    return long or len(samples) >= effort.repeats
 
 
 def _sample(run: Run, calls: int, device: str) -> float:

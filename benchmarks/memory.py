@@ -21,30 +21,16 @@ from typing import Any
 import torch
 
 from benchmarks.cases import MEMORY
+from benchmarks.contenders import CONTENDERS
+from benchmarks.growth import STEPPING, too_much
 from benchmarks.machine import ROOT, synchronize
-from benchmarks.peers import Build, eager, ours
+from benchmarks.measure import inputs_on
 from benchmarks.workloads import HYPER_CLEANING, Shape
 
-SHAPE = Shape(n=2000, m=500, d=784, c=10, steps=0)
+SHAPE = Shape(n=1000, m=500, d=256, c=10, steps=0)
 TINY = Shape(n=40, m=10, d=8, c=10, steps=0)
-STEPS, TINY_STEPS = (10, 100, 1000), (2, 5)
-SLOTS = 10
-
-
-def _ours(schedule: Callable[[Any], Any]) -> Build:
-    def build(workload: Any, shape: Shape, inputs: dict[str, Any]) -> Any:
-        import pybilevel as pb
-
-        return ours.build(workload, shape, inputs, memory=schedule(pb))
-
-    return build
-
-
-CONTENDERS: dict[str, Build] = {
-    "pybilevel StoreAll": _ours(lambda pb: pb.StoreAll()),
-    f"pybilevel Revolve({SLOTS})": _ours(lambda pb: pb.Revolve(SLOTS)),
-    "eager": eager.build,
-}
+STEPS, TINY_STEPS = (10, 100, 1000, 10000), (2, 5)
+MEASURED = STEPPING
 
 
 def run_memory(device: str, tiny: bool = False) -> dict[str, Any]:
@@ -54,9 +40,17 @@ def run_memory(device: str, tiny: bool = False) -> dict[str, Any]:
         "name": MEMORY,
         "workload": HYPER_CLEANING.name,
         "summary": str(shape),
+        "axis": "steps",
         "steps": list(steps),
-        "rows": [_in_subprocess(name, count, device, tiny) for name in CONTENDERS for count in steps],
+        "rows": [_row(name, count, device, tiny) for name in MEASURED for count in steps],
     }
+
+
+def _row(name: str, steps: int, device: str, tiny: bool) -> dict[str, Any]:
+    refusal = too_much(CONTENDERS[name], replace(TINY if tiny else SHAPE, steps=steps), expected=None)
+    if refusal:
+        return {"name": name, "steps": steps, "status": refusal}
+    return _in_subprocess(name, steps, device, tiny)
 
 
 def _in_subprocess(name: str, steps: int, device: str, tiny: bool) -> dict[str, Any]:
@@ -94,8 +88,7 @@ def measure(name: str, steps: int, device: str, tiny: bool) -> dict[str, Any]:
 
 
 def _runner(name: str, shape: Shape, device: str) -> Callable[[], Any]:
-    inputs = {key: a.to(device) for key, a in HYPER_CLEANING.inputs(shape).items()}
-    return CONTENDERS[name](HYPER_CLEANING, shape, inputs)
+    return CONTENDERS[name].build(HYPER_CLEANING, shape, inputs_on(device, HYPER_CLEANING, shape))
 
 
 def _reset(device: str) -> int:
@@ -120,7 +113,7 @@ def _status_bytes(field: str) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("contender", choices=MEASURED)
     parser.add_argument("steps", type=int)
     parser.add_argument("device", choices=("cpu", "cuda"))
     parser.add_argument("--tiny", action="store_true")

@@ -72,7 +72,7 @@ def test_powers_and_divided_differences_are_exact(name, steps):
     values = torch.tensor(EIGENVALUES, dtype=torch.float64)
     step, d = rule(name).step(values), len(values)
     powers = power(step, steps)
-    pairs = differences(step, rule(name).slope(), steps)
+    pairs = differences(step, rule(name).slope(), steps, torch.float64)
     exact = [exact_power(name, Fraction(x), steps) for x in EIGENVALUES]
     exact_pairs = [[exact_difference(name, x, y, steps) for y in EIGENVALUES] for x in EIGENVALUES]
     for r in range(len(step)):
@@ -89,7 +89,10 @@ def test_the_quotient_would_not_do():
     exact = float(exact_difference("plain", x, y, 13)[0][0])
     quotient = ((f[0] - f[1]) / (x - y)).item()
     assert abs(quotient / exact - 1) > 1e-2
-    assert abs(differences(step, rule("plain").slope(), 13)[0][0][0, 1].item() / exact - 1) < 1e-13
+    assert (
+        abs(differences(step, rule("plain").slope(), 13, torch.float64)[0][0][0, 1].item() / exact - 1)
+        < 1e-13
+    )
 
 
 @pytest.mark.parametrize("name", ["plain", "momentum"])
@@ -102,4 +105,6 @@ def test_many_steps_lose_no_more_than_their_number(name):
     assert w[0] == 1
     assert abs(b[0].item() / (limit * steps) - 1) < 1e-6
     assert abs(w[1].item() - torch.tensor(-1.0).exp().item()) < 1e-6
-    assert torch.isfinite(differences(rule(name).step(values), rule(name).slope(), steps)[0][0]).all()
+    assert torch.isfinite(
+        differences(rule(name).step(values), rule(name).slope(), steps, torch.float64)[0][0]
+    ).all()

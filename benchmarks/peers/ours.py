@@ -47,7 +47,7 @@ def build_spectral(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) 
     """Squared loss without stepping: T steps as one function of eigenvalues."""
     import pybilevel as pb
 
-    return build(workload, shape, inputs, method=pb.Spectral())
+    return build(workload, shape, inputs, method=pb.Spectral(), backend="auto")
 
 
 def build_unroll(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> Run:

@@ -41,6 +41,10 @@ class Parts(NamedTuple):
         outside = None if self.outside is None else f[..., r:, None] * self.outside
         return Parts(f[..., :r, None] * self.inside, outside)
 
+    def to(self, dtype: torch.dtype) -> "Parts":
+        """The same in another dtype."""
+        return Parts(self.inside.to(dtype), None if self.outside is None else self.outside.to(dtype))
+
     def dot(self, other: "Parts", width: int) -> Tensor:
         """The inner products of the two, one for each of the `width` eigenvalues: [*B, width]."""
         inside = (self.inside * other.inside).sum(-1)
@@ -65,7 +69,8 @@ def decompose(x: Tensor, scale: Tensor, l2: Tensor, bias: bool) -> Spectrum:
     partial = rank(x.shape[-2], x.shape[-1], bias) < x.shape[-1]
     basis = _span(x, bias) if partial else None
     rows = x if basis is None else x @ basis
-    h = rows.mT @ (scale * rows)
+    # one scale for all rows is cheaper outside
+    h = rows.mT @ (scale * rows) if scale.shape[-2] > 1 else scale * (rows.mT @ rows)
     h.diagonal(dim1=-2, dim2=-1).add_(l2.unsqueeze(-1))
     if bias and basis is not None:
         axis = basis[..., -1:, :]

@@ -10,9 +10,10 @@ with g the cotangent of an output and a one of the three inputs,
 
 and the settings are differentiated by autograd through the powers, one number an eigenvalue.
 
-Everything here is float64, whatever the dtype of the problem: the directions of small eigenvalues, which the other
-ones swamp in a float32 product, are multiplied by up to lr T. In float32 the hypergradients of 256 steps came out 20
-times less exact than by stepping, in float64 as exact (docs/spectral.md).
+The decomposition, the coordinates U^T a and U^T g, the powers, and X U are float64 whatever the dtype of the problem:
+directions of small eigenvalues, which the others swamp in a float32 product, are multiplied by up to lr T. (All in
+float32, the hypergradients of 256 steps had 20 times the error of stepping.) Within the eigenbasis nothing is swamped:
+divided differences, H_bar and the products after it are in the dtype of the problem.
 
 Source: Higham, Functions of Matrices, SIAM 2008, theorem 3.11 (Daleckii and Krein).
 """
@@ -52,22 +53,22 @@ class QuadraticSteps(torch.autograd.Function):
         with _no_autocast(inputs[0]):
             x, scale, l2, b, *states, lr, momentum, decay = _doubled(inputs)
             spectrum = decompose(x, scale, l2, form.bias)
-            parts = _parts(spectrum, b, states[: 1 if momentum is None else 2])
+            given = split(spectrum, b, spanned=True)
+            parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), given]
             f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
             results = [_apply(spectrum, row, parts).to(dtype) for row in f]
         ctx.form, ctx.partial = form, spectrum.partial
         ctx.set_materialize_grads(False)
         # the inputs themselves, so that autograd notices when one is changed in place before the backward
-        ctx.save_for_backward(*inputs, spectrum.values, spectrum.vectors)
+        ctx.save_for_backward(*inputs, given.inside, spectrum.values, spectrum.vectors)
         return results[0], results[1] if len(results) > 1 else None
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        *inputs, values, vectors = ctx.saved_tensors
+        *inputs, b, values, vectors = ctx.saved_tensors
         spectrum = Spectrum(values, vectors, ctx.partial)
         with torch.no_grad(), _no_autocast(vectors):
-            reverse = _Reverse(ctx.form, spectrum, _doubled(inputs), _doubled(bars))
-            found = reverse.cotangents(ctx.needs_input_grad[1:])
+            found = _Reverse(ctx.form, spectrum, inputs, b, bars).cotangents(ctx.needs_input_grad[1:])
             found = [None if t is None else t.to(inputs[0].dtype) for t in found]
         if torch.is_grad_enabled():
             anchors = [t for t in (*inputs, *bars) if t is not None and t.requires_grad]
@@ -79,13 +80,19 @@ class _Reverse:
     """The reverse pass: parts of inputs and cotangents in the eigenbasis, and what comes of them."""
 
     def __init__(
-        self, form: Form, spectrum: Spectrum, inputs: Sequence[Any], bars: Sequence[Tensor | None]
+        self,
+        form: Form,
+        spectrum: Spectrum,
+        inputs: Sequence[Tensor | None],
+        b: Tensor,
+        bars: Sequence[Tensor | None],
     ) -> None:
         self._form, self._spectrum = form, spectrum
-        self._x, self._scale, _, b, *states, lr, momentum, decay = inputs
+        self._x, self._scale = inputs[:2]
+        *states, lr, momentum, decay = _doubled(inputs[4:])
         count = 1 if momentum is None else 2
-        self._parts = _parts(spectrum, b, states[:count])
-        self._bars = [None if g is None else split(spectrum, g) for g in bars[:count]]
+        self._parts = [*_parts(spectrum, states[:count]), Parts(b, None)]
+        self._bars = _parts(spectrum, _doubled(bars[:count]))
         self._rule = Rule(lr, momentum, decay, form.nesterov)
         self._step = self._rule.step(spectrum.values)
 
@@ -107,14 +114,17 @@ class _Reverse:
 
     def _data(self, wanted: Sequence[bool]) -> list[Tensor | None]:
         """x_bar, scale_bar and l2_bar, all from H_bar in the eigenbasis."""
-        vectors, x = self._spectrum.vectors, self._x
-        core, cross, rest = self._core()
+        x, scale = self._x, self._scale
+        assert x is not None and scale is not None
+        rows = (x.double() @ self._spectrum.vectors).to(x.dtype)
+        vectors = self._spectrum.vectors.to(x.dtype)
+        core, cross, rest = self._core(x.dtype)
         found: list[Tensor | None] = [None, None, None]
         if wanted[0] or wanted[1]:
             right = (core + core.mT) @ vectors.mT
-            product = (x @ vectors) @ (right if cross is None else right + cross)
+            product = rows @ (right if cross is None else right + cross)
             if wanted[0]:
-                found[0] = self._scale * product
+                found[0] = scale * product
             if wanted[1]:
                 found[1] = 0.5 * (product * x).sum(-1, keepdim=True)
         if wanted[2]:
@@ -125,16 +135,19 @@ class _Reverse:
             found[2] = trace
         return found
 
-    def _core(self) -> tuple[Tensor, Tensor | None, Tensor | float]:
+    def _core(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | float]:
         """H_bar by blocks: U^T H_bar U [*B, r, r]; of H_bar + H_bar^T from U to the rest, [*B, r, D]; a trace."""
         spectrum, r = self._spectrum, self._spectrum.vectors.shape[-1]
         width = spectrum.values.shape[-1]
-        all_pairs = differences(self._step, self._rule.slope(), self._form.steps)
+        all_pairs = differences(self._step, self._rule.slope(), self._form.steps, dtype)
+        parts, bars = (
+            [None if p is None else p.to(dtype) for p in side] for side in (self._parts, self._bars)
+        )
         core: Any = None
         cross: Any = None
         rest: Any = 0.0
-        for g, row in zip(self._bars, all_pairs, strict=True):
-            for a, pairs in zip(self._parts, row, strict=True):
+        for g, row in zip(bars, all_pairs, strict=True):
+            for a, pairs in zip(parts, row, strict=True):
                 if g is None or a is None:
                     continue
                 pairs = pairs.expand(*pairs.shape[:-2], width, width)
@@ -171,9 +184,8 @@ class _Reverse:
         return [bar if need else None for bar, need in zip(bars, wanted, strict=True)]
 
 
-def _parts(spectrum: Spectrum, b: Tensor, states: Sequence[Tensor | None]) -> list[Parts | None]:
-    """The inputs of the powers: w0 and perhaps v0 (None where they are zero), and b."""
-    return [*(None if a is None else split(spectrum, a) for a in states), split(spectrum, b, spanned=True)]
+def _parts(spectrum: Spectrum, tensors: Sequence[Tensor | None]) -> list[Parts | None]:
+    return [None if t is None else split(spectrum, t) for t in tensors]
 
 
 def _apply(spectrum: Spectrum, functions: Sequence[Tensor], parts: Sequence[Parts | None]) -> Tensor:

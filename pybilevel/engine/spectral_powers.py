@@ -71,19 +71,19 @@ def power(step: Map, steps: int) -> Map:
     return whole
 
 
-def differences(step: Map, slope: Map, steps: int) -> Map:
-    """The divided differences [*B, D, D] of `power(step, steps)` at all pairs of eigenvalues.
+def differences(step: Map, slope: Map, steps: int, dtype: torch.dtype) -> Map:
+    """The divided differences [*B, D, D] of `power(step, steps)` at all pairs of eigenvalues, in `dtype`.
 
-    step: at the D eigenvalues, [*B, D]; slope: [*B, 1]. Cost: 5 operations on [*B, D, D] a product without momentum,
-    25 with it.
+    step: at the D eigenvalues, [*B, D]; slope: [*B, 1]; both float64, as the powers that are rounded to `dtype`.
+    Cost: 5 operations on [*B, D, D] a product without momentum, 25 with it.
     """
-    whole, base = step, _map(slope, lambda x: x.unsqueeze(-1))
+    whole, base = step, _map(slope, lambda x: x.to(dtype).unsqueeze(-1))
     found = base
     for bit in _bits(steps):
-        found = _product_rule(_rows(whole), found, found, _columns(whole))
+        found = _product_rule(_side(whole, dtype, -1), found, found, _side(whole, dtype, -2))
         whole = _product(whole, whole)
         if bit:
-            found = _product_rule(_rows(step), found, base, _columns(whole))
+            found = _product_rule(_side(step, dtype, -1), found, base, _side(whole, dtype, -2))
             whole = _product(step, whole)
     return found
 
@@ -117,14 +117,9 @@ def _dot(row: Sequence[Tensor], g: Map, column: int, plus: Tensor | None) -> Ten
     return total
 
 
-def _rows(f: Map) -> Map:
-    """The values f(l_i) as [*B, D, 1]."""
-    return _map(f, lambda x: x.unsqueeze(-1))
-
-
-def _columns(f: Map) -> Map:
-    """The values f(l_j) as [*B, 1, D]."""
-    return _map(f, lambda x: x.unsqueeze(-2))
+def _side(f: Map, dtype: torch.dtype, axis: int) -> Map:
+    """The values f(l_i) as [*B, D, 1] (axis -1), or f(l_j) as [*B, 1, D] (axis -2)."""
+    return _map(f, lambda x: x.to(dtype).unsqueeze(axis))
 
 
 def _map(f: Map, change: Callable[[Tensor], Tensor]) -> Map:
