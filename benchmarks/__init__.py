@@ -8,6 +8,9 @@ Floors, each importing only those above it:
     contenders.py  the registry of contenders by name
     machine.py     who ran it, and the limits of that machine, measured in the same run
     measure.py     equality first, then interleaved timing
+    growth.py      time against the number of steps, tasks, features and rows: curves are data too
     memory.py      peak memory against the number of steps, in subprocesses
-    report.py      a result record as a table, JSON, Markdown and a chart
+    charts.py      bars and curves
+    report.py      a result record as tables, JSON, Markdown and charts
+    against.py     two result records: who is slower, the drift of the machine taken out
 """

@@ -55,7 +55,9 @@ def store_all_bytes(shape: Shape) -> float:
     return 4.0 * max(shape.tasks, 1) * shape.steps * (shape.d + 1) * shape.c
 
 
-_COLUMN_SUMS = "Inductor sums the n rows of the bias gradient one by one on a CPU: 20 x the error of eager at n = 5000"
+_COLUMN_SUMS = (
+    "Inductor sums the n rows of the bias gradient one by one on a CPU: 20 x the error of eager at n = 5000"
+)
 
 CONTENDERS = {
     contender.name: contender

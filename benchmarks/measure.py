@@ -140,9 +140,7 @@ def as_double(array: Any) -> Tensor:
     return tensor.detach().to("cpu", torch.float64)
 
 
-def time_interleaved(
-    runs: Mapping[str, Run], device: str, effort: Effort
-) -> dict[str, dict[str, Any]]:
+def time_interleaved(runs: Mapping[str, Run], device: str, effort: Effort) -> dict[str, dict[str, Any]]:
     """`effort.repeats` samples of every contender, in rounds that start with a different one each time.
 
     Interleaving spreads a drift of the machine (frequency, neighbours) over all contenders alike; the median then

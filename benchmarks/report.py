@@ -1,7 +1,8 @@
-"""A result record as tables for the terminal, as Markdown, as JSON and as a chart; all pure functions of the record."""
+"""A result record as tables for the terminal, as Markdown and as JSON; all pure functions of the record."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import MEMORY
+from benchmarks import charts
+from benchmarks.workloads import SYMBOLS
 
 Record = dict[str, Any]
 
@@ -27,6 +29,11 @@ def size(value: float, unit: str) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
+
+
+def timed_cases(record: Record) -> list[Record]:
+    """The cases with contenders; the others are curves: rows along an axis."""
+    return [case for case in record["cases"] if "contenders" in case]
 
 
 def timed(case: Record) -> list[Record]:
@@ -56,8 +63,10 @@ def percent_of_limit(case: Record, entry: Record) -> float | None:
 def show(record: Record, console: Console) -> None:
     """Every case as a table, then the summary."""
     for case in record["cases"]:
-        console.print(memory_table(case) if case["name"] == MEMORY else case_table(case))
-    if any(case["name"] != MEMORY for case in record["cases"]):
+        console.print(case_table(case) if "contenders" in case else curve_table(case))
+        for remark in remarks(case):
+            console.print(remark)
+    if timed_cases(record):
         console.print(summary_table(record))
 
 
@@ -99,9 +108,7 @@ def _cells(case: Record, entry: Record) -> Iterator[str]:
 def summary_rows(record: Record) -> Iterator[list[str]]:
     """The table of the performance page: one row a case."""
     yield ["case", "shape", "limit", "ours", "% of limit", "best peer", "times ours", "target"]
-    for case in record["cases"]:
-        if case["name"] == MEMORY:
-            continue
+    for case in timed_cases(record):
         mine, peer = ours(case), best_peer(case)
         yield [
             case["name"],
@@ -131,20 +138,39 @@ def summary_table(record: Record) -> Table:
     return table
 
 
-def memory_rows(case: Record) -> Iterator[list[str]]:
-    yield ["contender", *(f"T={steps}" for steps in case["steps"])]
+def remarks(case: Record) -> Iterator[str]:
+    """Who was allowed another error than the rest, and why."""
+    for entry in case.get("contenders", []):
+        if "because" in entry:
+            yield f"{entry['name']}: error allowed {entry['tolerance']:.1e}, since {entry['because']}"
+
+
+def curve_headline(case: Record) -> str:
+    bytes_wanted = any("peak_bytes" in row for row in case["rows"])
+    quantity = "peak extra bytes" if bytes_wanted else "time"
+    return f"{case['name']}: {quantity} of {case['workload']}, {case['summary']}"
+
+
+def curve_rows(case: Record) -> Iterator[list[str]]:
+    """One row a contender, one column a value of the axis, which is T in results that do not name one."""
+    axis = case.get("axis", "steps")
+    yield ["contender", *(f"{SYMBOLS[axis]}={value}" for value in case[axis])]
     by_name: dict[str, list[str]] = {}
     for row in case["rows"]:
-        cell = size(row["peak_bytes"], "B") if row["status"] == "ok" else row["status"]
-        by_name.setdefault(row["name"], []).append(cell)
+        by_name.setdefault(row["name"], []).append(_measured(row))
     for name, cells in by_name.items():
         yield [name, *cells]
 
 
-def memory_table(case: Record) -> Table:
-    header, *rows = memory_rows(case)
-    title = f"{case['name']}: peak extra bytes of {case['workload']}, {case['summary']}"
-    table = Table(*header, title=title, title_justify="left", title_style="bold")
+def _measured(row: Record) -> str:
+    if "seconds" in row:
+        return seconds(row["seconds"])
+    return size(row["peak_bytes"], "B") if "peak_bytes" in row else row["status"]
+
+
+def curve_table(case: Record) -> Table:
+    header, *rows = curve_rows(case)
+    table = Table(*header, title=curve_headline(case), title_justify="left", title_style="bold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -157,23 +183,19 @@ def markdown(record: Record) -> str:
     parts = [
         f"# Benchmarks, {record['device']}, commit {record['commit']}",
         f"Machine: {facts}. Versions: {versions}. {record['date']}.",
-        f"Command: `{record['command']}`. Medians of {record['repeats']} interleaved samples; float32; times "
-        "ours: time over our time.",
+        f"Command: `{record['command']}`. Medians of {record['repeats']} interleaved samples, fewer where calls are "
+        "long; float32; times ours: time over our time.",
     ]
-    timed_cases = [case for case in record["cases"] if case["name"] != MEMORY]
-    if timed_cases:
+    if timed_cases(record):
         parts.append(_markdown_table(list(summary_rows(record))))
     header = ["contender", "median", "fastest .. slowest", "a task", "times ours", "% of limit", "error"]
     for case in record["cases"]:
-        if case["name"] == MEMORY:
-            parts += [
-                f"## memory: {case['workload']}, {case['summary']}",
-                _markdown_table(list(memory_rows(case))),
-            ]
+        if "contenders" not in case:
+            parts += [f"## {curve_headline(case)}", _markdown_table(list(curve_rows(case)))]
             continue
         rows = [[*_cells(case, entry)] for entry in case["contenders"]]
         padded = [row + [""] * (len(header) - len(row)) for row in rows]
-        parts += [f"## {headline(case)}", _markdown_table([header, *padded])]
+        parts += [f"## {headline(case)}", _markdown_table([header, *padded]), *remarks(case)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -182,41 +204,30 @@ def _markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
+def load(path: str) -> Record:
+    """An earlier result; argparse reports what is wrong with the file."""
+    try:
+        record: Record = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read the result {path}: {error}") from error
+    if not isinstance(record, dict) or "cases" not in record:
+        raise argparse.ArgumentTypeError(f"{path} is not a result of this command: it has no cases")
+    return record
+
+
 def write_json(record: Record, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def write(record: Record, path: Path) -> list[Path]:
-    """`path` (JSON), with the Markdown and, where matplotlib is installed, the chart beside it."""
+    """`path` (JSON), with the Markdown and, where matplotlib is installed, the charts beside it."""
     write_json(record, path)
     path.with_suffix(".md").write_text(markdown(record))
-    written = [path, path.with_suffix(".md")]
-    if chart(record, path.with_suffix(".png")):
-        written.append(path.with_suffix(".png"))
-    return written
-
-
-def chart(record: Record, path: Path) -> bool:
-    """Bars of the time of every contender over ours, one group a case, log scale. False without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    cases = [case for case in record["cases"] if case["name"] != MEMORY and ours(case)]
-    if not cases:
-        return False
-    bars = [(case, entry) for case in reversed(cases) for entry in reversed(timed(case))]
-    labels = [f"{case['name']}  {entry['name']}" for case, entry in bars]
-    values = [ratio(case, entry) or 0.0 for case, entry in bars]
-    colours = ["tab:green" if entry["ours"] else "tab:grey" for _, entry in bars]
-    figure = Figure(figsize=(9, 0.8 + 0.24 * len(labels)), layout="constrained")
-    axes = figure.subplots()
-    drawn = axes.barh(labels, values, color=colours)
-    axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
-    axes.set(xscale="log", xlabel="time over the time of pybilevel (log scale)")
-    axes.tick_params(labelsize=8)
-    axes.margins(x=0.15, y=0.01)
-    axes.set_title(f"{record['machine'].get('gpu', record['machine']['cpu'])}, commit {record['commit']}")
-    figure.savefig(path, dpi=120)
-    return True
+    mine = [(case, entry) for case in timed_cases(record) if ours(case) for entry in timed(case)]
+    bars = [
+        (f"{case['name']}  {entry['name']}", ratio(case, entry) or 0.0, entry["ours"]) for case, entry in mine
+    ]
+    curves = [case for case in record["cases"] if "rows" in case]
+    title = f"{record['machine'].get('gpu', record['machine']['cpu'])}, commit {record['commit']}"
+    return [path, path.with_suffix(".md"), *charts.write(bars, curves, title, path)]

@@ -18,8 +18,11 @@ namespace {
 /// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: what registry.def makes, in its order.
 py::dict registry() {
   py::list problems, optimizers;
-  for (const auto loss : kLosses) {
-    for (const auto coordinates : kCoordinates) problems.append(py::make_tuple(loss, coordinates));
+  for (std::size_t loss = 0; loss < std::size(kLosses); ++loss) {
+    for (std::size_t i = 0; i < std::size(kCoordinates); ++i) {
+      if (!fit(static_cast<LinearLoss>(loss), static_cast<Coordinates>(i))) continue;
+      problems.append(py::make_tuple(kLosses[loss], kCoordinates[i]));
+    }
   }
   for (const auto optimizer : kOptimizers) optimizers.append(optimizer);
   py::dict rows;

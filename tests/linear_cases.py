@@ -322,7 +322,7 @@ def forced(coordinates: str | None = None, regime: str | None = None) -> Iterato
     layout = "pybilevel.engine.layout"
     with ExitStack() as stack:
         if coordinates is not None:
-            stack.enter_context(mock.patch(f"{layout}.choose_coordinates", lambda _: coordinates))
+            stack.enter_context(mock.patch(f"{layout}.choose_coordinates", lambda *_: coordinates))
             stack.enter_context(mock.patch(f"{layout}.dual_rounds_well", lambda *_: True))
         if regime is not None:
             stack.enter_context(mock.patch(f"{layout}.choose_regime", lambda *_: regime))

@@ -71,7 +71,7 @@ def slots_of(run):
     linear, planned = fused.linear_unroll, generic.plan_for
 
     def fused_run(*arguments):
-        seen.append(("fused", arguments[-2]))
+        seen.append(("fused", arguments[-3]))
         return linear(*arguments)
 
     def generic_plan(*arguments):

@@ -40,11 +40,11 @@ struct Strided {
   Index column;
 };
 
-// A pass over rows is cut into chunks of at least `chunk` rows, at most `most` of them, each run in blocks of at most `block`
-// rows that take about `bytes`. The cut decides the order of additions: it follows from the sizes and the kind of team,
+// A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about
+// `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. The cut decides the order of additions: it follows from the sizes and the kind of team,
 // never from its number of workers.
 struct RowCut {
-  Index bytes, block, chunk, most;
+  Index bytes, block, chunk, most, few, sums;
 };
 
 // Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:

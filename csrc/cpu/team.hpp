@@ -10,7 +10,7 @@
 namespace pb::inline PB_ISA {
 
 // As many rows as stay in the first-level cache between the two passes over them.
-inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16};
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20};
 
 template <class T>
 struct Solo {
@@ -131,8 +131,7 @@ struct Crew {
   void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
 
   void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
-    const Index grain =
-        s.p * s.q * s.r < kMultiplyAdds ? s.p : round_up(ceil_div(s.p, 16), MixTile<T>::kRows);
+    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.p : MixTile<T>::kRows;
     split(s.p, grain, [&](Index begin, Index end) {
       pb::mix<T>({end - begin, s.q, s.r, s.accumulate}, {a.data + begin * a.row, a.row, a.column}, b,
                  {c[begin], c.row});

@@ -20,7 +20,7 @@ struct GridTeam {
   using Series = Vector<E>;
   static constexpr Index kLanes = 1;
   // 264 chunks: two for each of the 132 multiprocessors of an H200. A block of 16 rows stays in the first cache.
-  static constexpr RowCut kRowCut{64 << 10, 16, 16, 264};
+  static constexpr RowCut kRowCut{64 << 10, 16, 16, 264, 16, 64 << 20};
   static constexpr Index kSlab = kMaxThreads, kMostSlabs = 512;
   static constexpr Index kShared = BlockTeam<T>::kScratch;       // scalars of shared memory of a block
   static constexpr Index kPartials = 2 * kMostSlabs * kMaxSums;  // scalars

@@ -18,7 +18,7 @@ namespace pb::cuda {
 template <class T>
 unsigned block_threads(const LinearParams<T>& params, Coordinates coordinates) {
   const Index rows = std::max(params.support.rows, params.query.rows);
-  const Index width = coordinates == Coordinates::kPrimal ? std::max(params.features, rows) : rows;
+  const Index width = coordinates == Coordinates::kDual ? rows : std::max(params.features, rows);
   const Index wanted = round_up(ceil_div(width * params.classes, 4), kWarp);
   return static_cast<unsigned>(std::clamp<Index>(wanted, 2 * kWarp, kMaxThreads));
 }
@@ -26,7 +26,8 @@ unsigned block_threads(const LinearParams<T>& params, Coordinates coordinates) {
 template <class T>
 void check_sizes(const LinearParams<T>& params, Coordinates coordinates) {
   const Index rows = std::max(params.support.rows, params.query.rows);
-  const Index square = coordinates == Coordinates::kDual ? params.support.rows * params.support.rows : 0;
+  const Index side = coordinates == Coordinates::kDual ? params.support.rows : params.features + 1,
+              square = coordinates == Coordinates::kPrimal ? 0 : side * side;
   const Index largest =
       std::max({rows * params.features, params.features * params.classes, rows * params.classes, square});
   if (largest <= std::numeric_limits<int>::max() / 4) return;
@@ -40,9 +41,10 @@ void check_sizes(const LinearParams<T>& params, Coordinates coordinates) {
 // all multiprocessors, but waits about ten times a microsecond for all blocks (predicted, not measured).
 template <class T>
 bool pays_for_grid(const LinearParams<T>& params, Coordinates coordinates, const Device& device) {
-  const Index rows = params.support.rows,
-              width = coordinates == Coordinates::kPrimal ? params.features : rows;
-  return 4 * params.tasks <= device.multiprocessors && rows * width * params.classes >= params.tasks << 20;
+  const Index rows = params.support.rows, features = params.features,
+              height = coordinates == Coordinates::kNormal ? features : rows,
+              width = coordinates == Coordinates::kDual ? rows : features;
+  return 4 * params.tasks <= device.multiprocessors && height * width * params.classes >= params.tasks << 20;
 }
 
 }  // namespace pb::cuda

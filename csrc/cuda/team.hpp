@@ -22,7 +22,7 @@ struct BlockTeam {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = 1;
-  static constexpr RowCut kRowCut{1 << 30, 256, 256, 1};             // chunks would run one after the other
+  static constexpr RowCut kRowCut{1 << 30, 64, 64, 1, 1, 0};         // chunks would run one after the other
   static constexpr int kScratch = kMaxSums * (kMaxThreads / kWarp);  // scalars; a multiple of 64 bytes
 
   T* scratch;  // kScratch scalars of shared memory, for the team itself

@@ -8,6 +8,7 @@
 #include "losses/squared.hpp"
 #include "optimizers/sgd.hpp"
 #include "problems/linear_dual.hpp"
+#include "problems/linear_normal.hpp"
 #include "problems/linear_primal.hpp"
 
 namespace pb::inline PB_ISA {
@@ -17,21 +18,25 @@ auto with_loss(LinearLoss loss, F&& f) {
   switch (loss) {
 #define PB_LOSS(name, Type) \
   case LinearLoss::k##Type: \
-    return f.template operator()<Type>();
+    return f.template operator()<Type, LinearLoss::k##Type>();
 #include "registry.def"
   }
   __builtin_unreachable();
 }
 
-template <class Team, class Loss, class F>
+// Throws std::invalid_argument where the coordinates are not for this loss.
+template <class Team, class Loss, LinearLoss kLoss, class F>
 auto with_problem(Coordinates coordinates, F&& f) {
   switch (coordinates) {
-#define PB_COORDINATES(name, Type) \
-  case Coordinates::k##Type:       \
-    return f.template operator()<Linear##Type<Team, Loss>>();
+#define PB_COORDINATES(name, Type, losses)                      \
+  case Coordinates::k##Type:                                    \
+    if constexpr (fit(kLoss, Coordinates::k##Type)) {           \
+      return f.template operator()<Linear##Type<Team, Loss>>(); \
+    }                                                           \
+    break;
 #include "registry.def"
   }
-  __builtin_unreachable();
+  throw std::invalid_argument("pybilevel: these coordinates are not for this loss.");
 }
 
 template <class Team, class F>
@@ -48,8 +53,8 @@ auto with_optimizer(InnerOptimizer optimizer, F&& f) {
 // f.template operator()<Task>() with the LinearTask of the variant on a Team.
 template <class Team, class F>
 auto with_linear_task(LinearVariant variant, F&& f) {
-  return with_loss(variant.loss, [&]<class Loss> {
-    return with_problem<Team, Loss>(variant.coordinates, [&]<class Problem> {
+  return with_loss(variant.loss, [&]<class Loss, LinearLoss kLoss> {
+    return with_problem<Team, Loss, kLoss>(variant.coordinates, [&]<class Problem> {
       return with_optimizer<Team>(variant.optimizer, [&]<class Optimizer> {
         return f.template operator()<LinearTask<Team, Loss, Problem, Optimizer>>();
       });
@@ -61,7 +66,7 @@ auto with_linear_task(LinearVariant variant, F&& f) {
 // task per lane.
 template <class Lanes, class F>
 auto with_linear_bundle(LinearVariant variant, F&& f) {
-  return with_loss(variant.loss, [&]<class Loss> {
+  return with_loss(variant.loss, [&]<class Loss, LinearLoss> {
     return with_optimizer<Lanes>(variant.optimizer, [&]<class Optimizer> {
       return f.template operator()<LinearBundle<Lanes, Loss, Optimizer>>();
     });

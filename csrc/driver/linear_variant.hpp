@@ -15,7 +15,7 @@ enum class LinearLoss {
 };
 
 enum class Coordinates {
-#define PB_COORDINATES(name, Type) k##Type,
+#define PB_COORDINATES(name, Type, losses) k##Type,
 #include "registry.def"
 };
 
@@ -30,7 +30,13 @@ inline constexpr std::string_view kLosses[] = {
 };
 
 inline constexpr std::string_view kCoordinates[] = {
-#define PB_COORDINATES(name, Type) #name,
+#define PB_COORDINATES(name, Type, losses) #name,
+#include "registry.def"
+};
+
+// The loss that coordinates are for, or "any".
+inline constexpr std::string_view kCoordinatesFor[] = {
+#define PB_COORDINATES(name, Type, losses) #losses,
 #include "registry.def"
 };
 
@@ -38,6 +44,11 @@ inline constexpr std::string_view kOptimizers[] = {
 #define PB_OPTIMIZER(name, Type) #name,
 #include "registry.def"
 };
+
+constexpr bool fit(LinearLoss loss, Coordinates coordinates) {
+  const std::string_view losses = kCoordinatesFor[static_cast<int>(coordinates)];
+  return losses == "any" || losses == kLosses[static_cast<int>(loss)];
+}
 
 struct LinearVariant {
   LinearLoss loss;

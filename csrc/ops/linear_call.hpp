@@ -109,8 +109,10 @@ inline void LinearInputs::check() const {
       "pybilevel: the regime 'lanes' needs dual coordinates and a CPU");
   TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
                     "pybilevel: steps, slots or classes out of range");
-  TORCH_CHECK_VALUE(variant().coordinates == Coordinates::kPrimal || (!velocity0 && !truncated),
-                    "pybilevel: an initial velocity or truncation needs primal coordinates");
+  TORCH_CHECK_VALUE(fit(variant().loss, variant().coordinates), "pybilevel: ", coordinates,
+                    " coordinates are not for the loss ", loss);
+  TORCH_CHECK_VALUE(variant().coordinates != Coordinates::kDual || (!velocity0 && !truncated),
+                    "pybilevel: dual coordinates take no initial velocity and no truncation");
   const Index tasks = x.size(0), rows = x.size(1), model_rows = x.size(2) + bias;
   detail::check_targets("y", y, x, classes);
   detail::check_like("weights", weights, x, {tasks, rows});

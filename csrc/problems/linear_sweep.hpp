@@ -15,19 +15,27 @@ class LinearSweep {
   using Lane = typename Team::Lane;
   static constexpr RowCut kCut = Team::kRowCut;
 
-  PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size)
+  // `size` scalars of a sum; behind each partial one are `scratch` scalars for whatever a block needs.
+  PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0)
       : rows_(rows),
         size_(size),
         block_(block_rows(features)),
-        chunks_(count_chunks(rows)),
-        partial_(arena.take<T>(chunks_ * size)) {}
+        chunks_(count_chunks(rows, size)),
+        distance_(size + scratch),
+        partial_(arena.take<T>(chunks_ * distance_)) {}
+
+  // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
+  PB_HD static Index block_rows(Index features) {
+    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
+    return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
+  }
 
   // f(member, first row, number of rows, partial sum to add to)
   template <class F>
   PB_HD void run(const Team& team, F f) const {
     const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
     team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
-      T* const partial = partial_ + chunk * size_;
+      T* const partial = this->partial(chunk);
       member.for_each(size_, [=](Index i) { partial[i] = 0; });
       const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
       for (Index first = begin; first < end; first += block_) {
@@ -40,24 +48,21 @@ class LinearSweep {
   PB_HD void collect(const Team& team, T* out, bool accumulate) const {
     team.for_lanes(size_, [=, this](Index i) {
       Lane total = accumulate ? Team::load(out + i) : Lane{};
-      for (Index chunk = 0; chunk < chunks_; ++chunk) total += Team::load(partial_ + chunk * size_ + i);
+      for (Index chunk = 0; chunk < chunks_; ++chunk) total += Team::load(partial(chunk) + i);
       Team::store(out + i, total);
     });
   }
 
  private:
-  PB_HD static Index count_chunks(Index rows) {
-    const Index wanted = ceil_div(rows, kCut.chunk);
-    return wanted < 1 ? 1 : wanted < kCut.most ? wanted : kCut.most;
+  PB_HD static Index count_chunks(Index rows, Index size) {
+    const Index wanted = ceil_div(rows, kCut.chunk), fit = kCut.sums / (size * Index(sizeof(T)) + 1);
+    const Index most = fit < kCut.few ? kCut.few : fit < kCut.most ? fit : kCut.most;
+    return wanted < 1 ? 1 : wanted < most ? wanted : most;
   }
 
-  // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
-  PB_HD static Index block_rows(Index features) {
-    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
-    return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
-  }
+  PB_HD T* partial(Index chunk) const { return partial_ + chunk * distance_; }
 
-  Index rows_, size_, block_, chunks_;
+  Index rows_, size_, block_, chunks_, distance_;
   T* partial_;
 };
 

@@ -1,6 +1,6 @@
 """A call on a linear problem in the native operator's terms: flat tasks, coordinates and regime chosen, plan made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from pybilevel.engine.select import (
     choose_coordinates,
     choose_regime,
     dual_rounds_well,
+    normal_rounds_well,
 )
 from pybilevel.methods import Reverse
 from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
@@ -48,7 +49,7 @@ class Layout(NamedTuple):
         call: what was asked for.
         size: the sizes, tasks flattened.
         coordinates: "primal" or "dual".
-        only_primal: what rules dual coordinates out, in words; None: the cost decided.
+        excluded: what rules other coordinates out, in words.
         regime: "tasks", "rows" or "lanes".
         tensors: the operator's tensors, in the order of its schema.
         constants: loss, bias, scale, query_scale, nesterov.
@@ -57,7 +58,7 @@ class Layout(NamedTuple):
     call: Call
     size: LinearSize
     coordinates: Coordinates
-    only_primal: str | None
+    excluded: Mapping[Coordinates, str]
     regime: Regime
     tensors: tuple[Tensor | None, ...]
     constants: tuple[str, bool, float, float, bool]
@@ -65,18 +66,19 @@ class Layout(NamedTuple):
     @property
     def why(self) -> str:
         """The reason for the coordinates, in words."""
-        if self.only_primal is not None:
-            return f"primal: {self.only_primal}"
-        relation = "<" if self.coordinates == "dual" else ">="
-        limit = f"{self.size.dual_limit():.4g} = 2d / (1 + 2d/(3cT))"
-        return f"{self.coordinates}: n = {self.size.n} {relation} {limit}"
+        every: tuple[Coordinates, ...] = ("primal", "dual", "normal")
+        cost = [f"{one} {self.size.loop_flops(one):.3g}" for one in every if one not in self.excluded]
+        reasons = "".join(f"; {reason}" for reason in self.excluded.values())
+        return f"{self.coordinates}: operations of a task's loop: {', '.join(cost)}{reasons}"
 
     @property
     def state_bytes(self) -> int:
         """Bytes of one state, all tasks together."""
         x, momentum = self.tensors[0], self.tensors[7]
         assert x is not None
-        scalars = state_size(x, self.size.c, self.coordinates, self.regime, momentum is not None)
+        scalars = state_size(
+            x, self.size.c, self.constants[1], self.coordinates, self.regime, momentum is not None
+        )
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     @property
@@ -84,7 +86,8 @@ class Layout(NamedTuple):
         """Bytes of the predictions of one state, all tasks together."""
         x = self.tensors[0]
         assert x is not None
-        return padded_tasks(x, self.regime) * predictions_size(x, self.size.c, self.regime) * x.element_size()
+        scalars = predictions_size(x, self.size.c, self.coordinates, self.regime)
+        return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
         """What the call's memory request buys. Predictions are kept, and not made again, where that needs no checkpoints.
@@ -95,9 +98,9 @@ class Layout(NamedTuple):
         if workspace_bytes is None:
             workspace_bytes = self.workspace_bytes(state_bytes)
         both = state_bytes + self.prediction_bytes
-        keep = memory.whole_fits(self.call, both, workspace_bytes)
-        slot_bytes = both if keep else state_bytes
-        return Storage(memory.schedule_for(self.call, slot_bytes, workspace_bytes), slot_bytes, keep)
+        if memory.whole_fits(self.call, both, workspace_bytes):
+            return Storage(memory.schedule_for(self.call, both, workspace_bytes), both, True)
+        return Storage(memory.schedule_for(self.call, state_bytes, workspace_bytes), state_bytes, False)
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
@@ -149,14 +152,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     tasks = prod(problem.tasks)
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
-    only_primal = _only_primal(call, problem, size)
-    coordinates = choose_coordinates(size) if only_primal is None else "primal"
+    excluded = _excluded(call, problem, size)
+    coordinates = choose_coordinates(size, excluded)
     query = (None, None, None) if outer is None else _data(outer)
     return Layout(
         call,
         size,
         coordinates,
-        only_primal,
+        excluded,
         choose_regime(size, coordinates, lanes(problem.x)),
         (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query),
         (
@@ -169,15 +172,21 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     )
 
 
-def _only_primal(call: Call, problem: LinearProblem, size: LinearSize) -> str | None:
+def _excluded(call: Call, problem: LinearProblem, size: LinearSize) -> dict[Coordinates, str]:
+    """Which coordinates cannot take the call, or would round worse, and why."""
     assert isinstance(call.optimizer, SGD)
+    found: dict[Coordinates, str] = {}
+    if problem.loss != "squared":
+        found["normal"] = "normal coordinates need the squared loss"
+    elif not normal_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
+        found["normal"] = "normal coordinates would round worse (float32, n < 4 d, many steps or momentum)"
     if call.state is not None and call.state.buffers[0]:
-        return "an initial velocity need not lie in the span of the data"
-    if isinstance(call.method, Reverse) and call.method.truncate is not None:
-        return "truncation cuts the graph at a primal point"
-    if not dual_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
-        return "dual coordinates would round worse (float32, many steps, n > d/2)"
-    return None
+        found["dual"] = "an initial velocity need not lie in the span of the data"
+    elif isinstance(call.method, Reverse) and call.method.truncate is not None:
+        found["dual"] = "truncation cuts the graph at a primal point"
+    elif not dual_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
+        found["dual"] = "dual coordinates would round worse (float32, many steps, n > d/2)"
+    return found
 
 
 def flatten(tensor: Tensor, tasks: tuple[int, ...]) -> Tensor:

@@ -86,15 +86,21 @@ def lanes(x: Tensor) -> int:
     return 1 if x.is_cuda else PACK_BYTES // x.element_size()
 
 
-def state_size(x: Tensor, classes: int, coordinates: str, regime: str, momentum: bool) -> int:
+def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: str, momentum: bool) -> int:
     """Scalars of one state of one task, padding included."""
     unit = 1 if regime == "lanes" else lanes(x)
-    columns, extra = (x.shape[1], classes + 1) if coordinates == "dual" else (x.shape[2], classes)
+    columns, extra = {
+        "primal": (x.shape[2], classes),
+        "dual": (x.shape[1], classes + 1),
+        "normal": (x.shape[2] + int(bias), 0),
+    }[coordinates]
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
 
 
-def predictions_size(x: Tensor, classes: int, regime: str) -> int:
-    """Scalars of the predictions of one task's rows, padding included."""
+def predictions_size(x: Tensor, classes: int, coordinates: str, regime: str) -> int:
+    """Scalars of the predictions of one task's rows, padding included; normal coordinates make none."""
+    if coordinates == "normal":
+        return 0
     return classes * _round_up(x.shape[1], 1 if regime == "lanes" else lanes(x))
 
 
@@ -148,9 +154,9 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]
-    state = state_size(x, classes, coordinates, regime, momentum is not None)
+    state = state_size(x, classes, bias, coordinates, regime, momentum is not None)
     if keep:
-        state += predictions_size(x, classes, regime)
+        state += predictions_size(x, classes, coordinates, regime)
     left = 0 if query_x is None or not reversible(steps, plan) else model_size(x, classes)
     return (
         x.new_empty(tasks, rows, classes),

@@ -16,7 +16,7 @@ using pb::Index;
 using pb::LinearLoss;
 
 constexpr auto kSoftmax = LinearLoss::kSoftmax, kSquared = LinearLoss::kSquared;
-constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual;
+constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual, kNormal = Coordinates::kNormal;
 
 // How the tasks run, and on which device.
 struct Run {
@@ -135,6 +135,8 @@ const Case kCases[] = {
     {"everything, dual", kSoftmax, kDual, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, false, true},
     {"squared", kSquared, kPrimal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
     {"squared, dual", kSquared, kDual, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
+    {"squared, normal", kSquared, kNormal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false,
+     false},
 #ifndef PB_CUDA_EMULATOR_THREADS
     {"no query", kSoftmax, kPrimal, 2, 4, 0, 3, 2, 5, 2, true},
     {"no query, dual", kSoftmax, kDual, 2, 4, 0, 3, 2, 5, 2, true},
@@ -144,6 +146,8 @@ const Case kCases[] = {
     {"no steps, dual", kSoftmax, kDual, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
     {"many rows", kSoftmax, kPrimal, 1, 260, 70, 6, 2, 2, 1, true},
     {"many rows, dual", kSoftmax, kDual, 1, 70, 3, 67, 3, 2, 1, false, false, true, true, true},
+    {"many rows, normal", kSquared, kNormal, 1, 150, 3, 17, 3, 3, 1, true, false, true, true, true, true,
+     true},
     {"no tasks", kSoftmax, kPrimal, 0, 3, 2, 4, 3, 2},
 #endif
 };
