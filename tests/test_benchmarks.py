@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from rich.console import Console
+from torch import Tensor
 
-from benchmarks import measure, memory, report
-from benchmarks.__main__ import main
+from benchmarks import measure
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.machine import Limits, measure_limits
-from benchmarks.workloads import EFFECT_OF_T, FEW_SHOT, HYPER_CLEANING, Shape, Work
+from benchmarks.machine import ROOT, Limits, measure_limits
+from benchmarks.peers import compiled
+from benchmarks.workloads import EFFECT_OF_T, FEW_SHOT, HYPER_CLEANING, RIDGE_TALL, Bilevel, Shape, Work
 
 SMALL = CASES[0]
-MISSING = ("not installed", "not importable", "not implemented")
+MISSING = ("not installed", "not importable", "not implemented", "needs a GPU")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and torch.compile without its C++ compiler: tracing and both graphs stay, 6 s each go."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -63,16 +64,6 @@ def test_every_case_runs_tiny_on_a_gpu(case: Case) -> None:
     assert all(e["status"] == "ok" or e["status"].startswith(MISSING) for e in record["contenders"])
 
 
-def test_a_missing_contender_is_named_in_every_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONTENDERS, "JAX", replace(CONTENDERS["JAX"], requires="no_such_package"))
-    case = measure.run_case(SMALL, "cpu", repeats=1, tiny=True, only=("eager", "JAX"))
-    assert [entry["status"] for entry in case["contenders"]] == ["ok", "not installed"]
-    printed = io.StringIO()
-    report.show(whole(case), Console(file=printed, width=150))
-    assert "not installed" in printed.getvalue()
-    assert "| JAX | not installed |" in report.markdown(whole(case))
-
-
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -100,12 +91,85 @@ def test_a_wrong_hypergradient_is_found_and_not_timed() -> None:
     assert "seconds" not in entry
 
 
+def test_another_tolerance_is_data_with_a_reason_and_is_reported() -> None:
+    eager = CONTENDERS["eager"].build
+
+    def build(*arguments: Any) -> Any:
+        run = eager(*arguments)
+        return lambda: {**run(), "lr": run()["lr"] * 1.00001}
+
+    assert prepared(fake(build))["status"].startswith("wrong: lr 1.0e-05, allowed 5.0e-06")
+    entry = prepared(fake(build, rounding=3.0, because="it rounds"))
+    assert entry["status"] == "ok"
+    assert (entry["tolerance"], entry["because"]) == (pytest.approx(1.5e-5), "it rounds")
+    assert all(bool(c.because) == (c.rounding != 1.0) for c in CONTENDERS.values())
+
+
+def test_a_contender_for_gpus_says_so_on_a_cpu() -> None:
+    assert prepared(CONTENDERS["CUDA graph"])["status"] == "needs a GPU"
+    assert CONTENDERS["CUDA graph"].missing("cuda") is None
+
+
+def test_what_dynamo_cannot_trace_is_a_status_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def untraceable(w: Tensor, b: Tensor, p: Bilevel, loss: str) -> tuple[Tensor, Tensor]:
+        torch._dynamo.graph_break()
+        return w, b
+
+    monkeypatch.setattr(compiled, "step", untraceable)
+    assert prepared(CONTENDERS["torch.compile"])["status"].startswith("not implemented: ")
+
+
+@pytest.mark.parametrize("name", ["torch.compile", "torch.compile closed form"])
+@pytest.mark.parametrize("steps", [compiled.WHOLE_STEPS, compiled.WHOLE_STEPS + 2])
+def test_a_compiled_trajectory_is_compiled_once(name: str, steps: int) -> None:
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return graph
+
+    shape = replace(SMALL.tiny, steps=steps)
+    inputs = SMALL.workload.inputs(shape)
+    with mock.patch.object(compiled, "BACKEND", backend):
+        run = CONTENDERS[name].build(SMALL.workload, shape, inputs)
+        first, second = run(), run()
+    assert len(graphs) == 1
+    assert graphs[0] < 60 or steps <= compiled.WHOLE_STEPS  # one step, or all of them
+    assert torch.equal(first["support"], second["support"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch.compile", "torch.compile closed form"])
+def test_inductor_computes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    assert prepared(CONTENDERS[name])["status"] == "ok"
+
+
 def test_samples_are_interleaved_and_rotated() -> None:
     order: list[str] = []
     runs: dict[str, Any] = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = measure.time_interleaved(runs, "cpu", repeats=3, sample_seconds=0.0)
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab"  # the first round only estimates the duration
+    times = measure.time_interleaved(runs, "cpu", measure.Effort(repeats=3, sample_seconds=0.0))
+    assert "".join(order) == "abc" + "bca" + "cab"  # the first round estimates the duration, and counts here
     assert all(len(timing["samples"]) == 3 and timing["calls_per_sample"] == 1 for timing in times.values())
+
+
+def test_an_estimate_shorter_than_a_sample_does_not_count() -> None:
+    calls: list[None] = []
+    effort = measure.Effort(repeats=2, sample_seconds=10.0)  # 10 s hold more calls than a sample may have
+    (timing,) = measure.time_interleaved({"a": lambda: calls.append(None) or {}}, "cpu", effort).values()
+    assert timing["calls_per_sample"] == 1000
+    assert len(timing["samples"]) == 2 and len(calls) == 1 + 2 * 1000
+
+
+def test_who_is_slow_gets_fewer_samples() -> None:
+    def slow() -> dict[str, Any]:
+        time.sleep(0.02)
+        return {}
+
+    effort = measure.Effort(repeats=7, sample_seconds=0.0, least_samples=2, most_seconds=0.03)
+    times = measure.time_interleaved({"slow": slow, "fast": dict}, "cpu", effort)
+    assert len(times["slow"]["samples"]) == 2
+    assert len(times["fast"]["samples"]) == 7
 
 
 def test_work_matches_the_formulas_of_the_documentation() -> None:
@@ -117,7 +181,22 @@ def test_work_matches_the_formulas_of_the_documentation() -> None:
     features = FEW_SHOT.work(Shape(tasks=b, n=n, m=m, d=d, c=5, steps=5))
     assert features.coordinates == "dual"
     assert features.bytes == b * (n + m) * (2 * 4 * d + 8)
-    assert EFFECT_OF_T.work(Shape(n=300, m=300, d=256, c=100, steps=256)).coordinates == "dual"
+    n, m, d, c, t = 20000, 2000, 128, 10, 200
+    ridge = RIDGE_TALL.work(Shape(n=n, m=m, d=d, c=c, steps=t))
+    assert ridge.coordinates == "normal"
+    assert ridge.flops == 6 * d * d * c * t + 4 * n * d * d + 4 * n * d * c + 4 * m * d * c
+
+
+@pytest.mark.parametrize(
+    ("shape", "coordinates"),
+    [
+        (Shape(n=300, m=300, d=256, c=100, steps=256), "normal"),
+        (Shape(n=100, m=300, d=256, c=100, steps=256), "dual"),
+        (Shape(n=300, m=300, d=256, c=2, steps=1), "primal"),  # no Gram matrix pays for one step
+    ],
+)
+def test_squared_loss_takes_the_cheapest_of_three_coordinates(shape: Shape, coordinates: str) -> None:
+    assert EFFECT_OF_T.work(shape).coordinates == coordinates
 
 
 @pytest.mark.parametrize("d", [4, 10, 40, 100])
@@ -137,69 +216,8 @@ def test_the_limit_is_the_slower_of_arithmetic_and_traffic() -> None:
     assert all(rate > 0 for rate in measure_limits("cpu", tiny=True))
 
 
-def whole(case: dict[str, Any]) -> dict[str, Any]:
-    facts = {"device": "cpu", "commit": "c0ffee", "date": "today", "command": "make bench", "repeats": 1}
-    return facts | {"machine": {"cpu": "abacus"}, "versions": {"torch": "2"}, "cases": [case]}
-
-
-def test_report_gives_ratios_to_every_peer_and_the_share_of_the_limit() -> None:
-    entries = [
-        {"name": "pybilevel", "ours": True, "seconds": 0.002, "status": "ok"},
-        {"name": "pybilevel unroll", "ours": True, "seconds": 0.001, "status": "ok"},
-        {"name": "eager", "ours": False, "seconds": 0.04, "status": "ok"},
-        {"name": "JAX", "ours": False, "seconds": 0.02, "status": "ok"},
-    ]
-    case = {"name": "x", "summary": "n=1", "target": ">= 5 x", "contenders": entries}
-    case |= {"limit_seconds": 0.001, "limited_by": "bytes"}
-    assert [report.ratio(case, entry) for entry in entries] == [1, 0.5, 20, 10]
-    assert report.best_peer(case) is entries[3]
-    rows = list(report.summary_rows(whole(case)))
-    assert rows[1] == ["x", "n=1", "1 ms (bytes)", "2 ms", "50", "JAX 20 ms", "10", ">= 5 x"]
-
-
-def test_command_writes_json_markdown_and_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "deep" / "result.json"
-    arguments = ["--tiny", "--threads", "1", "--only", SMALL.name, "--contenders", "pybilevel", "eager"]
-    assert main([*arguments, "--json", str(path)]) == 0
-    record = json.loads(path.read_text())
-    assert record["commit"] and record["machine"]["cpu"] and record["versions"]["torch"]
-    assert record["machine"]["threads"] == 1
-    assert record["command"] == f"python -m benchmarks {' '.join(arguments)} --json {path}"
-    assert sorted(file.suffix for file in path.parent.iterdir()) == [".json", ".md", ".png"]
-    printed = capsys.readouterr().out
-    assert main(["--show", str(path)]) == 0
-    assert capsys.readouterr().out.strip() in printed
-
-
-@pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--repeats", "0"], ["--threads", "0"]])
-def test_command_refuses_nonsense(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-
-
-@pytest.mark.parametrize("name", memory.CONTENDERS)
-def test_memory_of_every_contender_is_measured(name: str) -> None:
-    row = memory.measure(name, 2, "cpu", tiny=True)
-    assert row["status"] == "ok" and row["peak_bytes"] >= 0
-
-
-def test_the_meter_sees_what_a_pass_allocates() -> None:
-    before = memory._reset("cpu")
-    block = torch.ones(2**22)  # 16 MiB
-    del block
-    assert memory._peak("cpu") - before == pytest.approx(2**24, rel=0.1)
-
-
-@pytest.mark.slow
-def test_memory_case_runs_in_subprocesses() -> None:
-    case = memory.run_memory("cpu", tiny=True)
-    assert [row["status"] for row in case["rows"]] == ["ok"] * len(memory.CONTENDERS) * len(memory.TINY_STEPS)
-    assert [row[0] for row in report.memory_rows(case)] == ["contender", *memory.CONTENDERS]
-
-
 def test_gpu_script_is_valid_and_names_its_steps() -> None:
-    script = Path(memory.ROOT) / "benchmarks" / "gpu.sh"
+    script = ROOT / "benchmarks" / "gpu.sh"
     done = subprocess.run(["bash", str(script), "dance"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no step 'dance'; steps: build test sanitize bench profile train" in done.stderr

@@ -44,7 +44,8 @@ def build_closed_form(workload: Workload, shape: Shape, inputs: dict[str, Tensor
     steps = _compiled(step_closed_form, shape)
 
     def value(p: Bilevel, loss: str, shape: Shape) -> Tensor:
-        w, b = steps(*zeros(p, shape), write_out(p, loss, shape), loss)
+        # zeros that require gradients make the first step look like the others: one graph serves all
+        w, b = steps(*zeros(p, shape, requires_grad=True), write_out(p, loss, shape), loss)
         return outer_objective(p, w, b, loss, shape)
 
     return _explained(differentiate(value, workload, shape, inputs))
@@ -79,7 +80,8 @@ def _explained(run: Run) -> Run:
             return run()
         first = False
         try:
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
+            # Dynamo counts recompilations by source line, which all cases share: eight would be the limit of a run
+            with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=1000):
                 return run()
         except AttributeError as error:
             if "trace_autograd_ops" not in str(error):

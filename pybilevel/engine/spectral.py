@@ -87,28 +87,31 @@ def describe(call: Call) -> Explanation:
         recomputation=1.0,
         flops=tasks * _flops(problem.n, width, r, problem.c, call.steps, velocity),
         bytes_moved=None,
-        peak_memory=8 * tasks * _peak_numbers(problem.n, width, r, problem.c, velocity),
+        peak_memory=tasks * _peak_bytes(problem.n, width, r, problem.c, velocity, problem.dtype.itemsize),
     )
 
 
 def _flops(n: int, width: int, r: int, c: int, steps: int, velocity: bool) -> int:
     """Operations of one task, both halves: the eigendecomposition, products with X, D x c products, pairs."""
     span = 4 * width * r * r if r < width else 0
-    data = 2 * n * r * r + 6 * n * width * r + 6 * n * width * c
+    data = 2 * n * r * r + 6 * n * width * r + 2 * n * width * c + 4 * n * r * c
     thin = 2 * width * r * c * (8 if velocity else 4)
     products = steps.bit_length() + bin(steps).count("1") - 2
     return span + 9 * r**3 + data + thin + r * r * products * (50 if velocity else 10)
 
 
-def _peak_numbers(n: int, width: int, r: int, c: int, velocity: bool) -> int:
-    """The float64 numbers that one task holds at the peak: at the last power of the pairs, or at X_bar.
+def _peak_bytes(n: int, width: int, r: int, c: int, velocity: bool, item: int) -> int:
+    """What one task holds at the peak: while H is decomposed, at the last power of the pairs, or at X_bar.
 
-    A bound that is at most 1.3 times what was measured (from 12 x 24 to 1000 x 50, c = 2 to 100).
+    `item` is the size of a number of the problem; where that is not said, numbers have 8 bytes. A bound, at most 1.3
+    times what was measured (from 12 x 24 to 1000 x 50, c = 2 to 100).
     """
     sides = 2 if r < width else 1
-    pairs = 1.5 * n * width + sides * width * r + (15 if velocity else 5) * r * r
-    data = 4.5 * n * width + 2 * sides * width * r + 2 * r * r
-    return int(max(pairs, data) + 3 * width * c + 1.5 * n * c)
+    start = 8 * (n * (width + r + 2 * c) + sides * r * width + 2 * r * r)
+    pairs = item * (n * r + (15 if velocity else 6) * r * r) + 8 * sides * r * width
+    data = item * (2 * n * (r + width) + sides * r * width + 3 * r * r) + 8 * sides * r * width
+    thin = 8 * ((5 if velocity else 3) * sides * width + 2 * n) * c
+    return int(1.05 * (max(start, pairs, data) + thin))
 
 
 def _form(call: Call, steps: int) -> Form:
@@ -121,19 +124,14 @@ def _inputs(call: Call) -> list[Tensor | None]:
     problem, optimizer = call.inner, call.optimizer
     assert isinstance(problem, LeastSquares) and isinstance(optimizer, SGD)
     tasks = problem.tasks
-    with torch.autocast(problem.device.type, enabled=False):
-        x = problem.x
-        if problem.bias:
-            x = torch.cat((x, x.new_ones(*x.shape[:-1], 1)), -1)
-        scale = x.new_full((1, 1), problem.scale)
-        if problem.weights is not None:
-            scale = problem.weights.unsqueeze(-1) * problem.scale
-        b = x.mT @ (scale * problem.y)
+    scale = problem.x.new_full((1, 1), problem.scale)
+    if problem.weights is not None:
+        scale = problem.weights.unsqueeze(-1) * problem.scale
     settings = {name: value.expand(*tasks, 1) for name, value in call.settings.items()}
     lr, momentum, decay = (settings.get(name) for name in ("lr", "momentum", "weight_decay"))
     v0 = call.state.buffers[0][0] if call.state is not None and momentum is not None else None
-    decay = x.new_zeros(*tasks, 1) if decay is None else decay
-    return [x, scale, problem.l2.expand(tasks), b, call.w0, v0, lr, momentum, decay]
+    decay = scale.new_zeros(*tasks, 1) if decay is None else decay
+    return [problem.x, problem.y, scale, problem.l2.expand(tasks), call.w0, v0, lr, momentum, decay]
 
 
 def _first_bad_step(call: Call, inputs: list[Tensor | None]) -> int:

@@ -91,11 +91,16 @@ def split(spectrum: Spectrum, matrix: Tensor, *, spanned: bool = False) -> Parts
     return Parts(inside, matrix - spectrum.vectors @ inside)
 
 
-def total(spectrum: Spectrum, parts: list[Parts]) -> Tensor:
-    """The sum of some parts as a matrix [*B, D, c]."""
-    found = spectrum.vectors @ _sum([p.inside for p in parts])
+def combined(parts: list[Parts]) -> Parts:
+    """The sum of some parts."""
     outside = [p.outside for p in parts if p.outside is not None]
-    return found + _sum(outside) if outside else found
+    return Parts(_sum([p.inside for p in parts]), _sum(outside) if outside else None)
+
+
+def joined(spectrum: Spectrum, parts: Parts) -> Tensor:
+    """The matrix [*B, D, c] that has these parts."""
+    found = spectrum.vectors @ parts.inside
+    return found if parts.outside is None else found + parts.outside
 
 
 def _span(x: Tensor, bias: bool) -> Tensor:

@@ -6,9 +6,9 @@ The reverse never differentiates the eigenvectors, whose derivative has 1 / (l_i
 with g the cotangent of an output and a one of the three inputs,
 
     H_bar = U (f[l_i, l_j] * (U^T g) (U^T a)^T) U^T        summed over outputs and inputs, * element by element
-    a_bar = U f(Lambda) U^T g,     X_bar = S X (H_bar + H_bar^T),     l2_bar = tr(D H_bar)
+    a_bar = U f(Lambda) U^T g,     X_bar = S (X (H_bar + H_bar^T) + Y b_bar^T),     l2_bar = tr(D H_bar)
 
-and the settings are differentiated by autograd through the powers, one number an eigenvalue.
+with b = X^T S Y; and the settings are differentiated by autograd through the powers, one number an eigenvalue.
 
 The decomposition, the coordinates U^T a and U^T g, the powers, and X U are float64 whatever the dtype of the problem:
 directions of small eigenvalues, which the others swamp in a float32 product, are multiplied by up to lr T. (All in
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pybilevel.engine.generic import once
-from pybilevel.engine.spectral_basis import Parts, Spectrum, decompose, split, total
+from pybilevel.engine.spectral_basis import Parts, Spectrum, combined, decompose, joined, split
 from pybilevel.engine.spectral_powers import Rule, differences, power
 
 
@@ -42,8 +42,8 @@ class Form:
 class QuadraticSteps(torch.autograd.Function):
     """(w_T, v_T or None) of `Form` and nine tensors; None in, None out.
 
-    x [*B, n, D]; scale, of the rows, broadcastable to [*B, n, 1]; l2 [*B]; b = X^T S Y [*B, D, c]; w0 (None: zeros)
-    and v0 (None: zeros) [*B, D, c]; lr, momentum (None: no velocity), decay [*B, 1]. Once differentiable.
+    x [*B, n, d]; y [*B, n, c]; scale, of the rows, broadcastable to [*B, n, 1]; l2 [*B]; w0 (None: zeros) and v0
+    (None: zeros) [*B, D, c]; lr, momentum (None: no velocity), decay [*B, 1]. Once differentiable.
     """
 
     @staticmethod
@@ -51,16 +51,17 @@ class QuadraticSteps(torch.autograd.Function):
         assert inputs[0] is not None
         dtype = inputs[0].dtype
         with _no_autocast(inputs[0]):
-            x, scale, l2, b, *states, lr, momentum, decay = _doubled(inputs)
+            y, scale, l2, *states, lr, momentum, decay = _doubled(inputs[1:])
+            x = _design(inputs[0], form.bias)
             spectrum = decompose(x, scale, l2, form.bias)
-            given = split(spectrum, b, spanned=True)
-            parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), given]
+            b = split(spectrum, x.mT @ (scale * y), spanned=True)
+            parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), b]
             f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
-            results = [_apply(spectrum, row, parts).to(dtype) for row in f]
+            results = [joined(spectrum, _applied(spectrum, row, parts)).to(dtype) for row in f]
         ctx.form, ctx.partial = form, spectrum.partial
         ctx.set_materialize_grads(False)
         # the inputs themselves, so that autograd notices when one is changed in place before the backward
-        ctx.save_for_backward(*inputs, given.inside, spectrum.values, spectrum.vectors)
+        ctx.save_for_backward(*inputs, b.inside, spectrum.values, spectrum.vectors)
         return results[0], results[1] if len(results) > 1 else None
 
     @staticmethod
@@ -83,12 +84,12 @@ class _Reverse:
         self,
         form: Form,
         spectrum: Spectrum,
-        inputs: Sequence[Tensor | None],
+        inputs: Sequence[Any],
         b: Tensor,
         bars: Sequence[Tensor | None],
     ) -> None:
         self._form, self._spectrum = form, spectrum
-        self._x, self._scale = inputs[:2]
+        self._x, self._y, self._scale = inputs[:3]
         *states, lr, momentum, decay = _doubled(inputs[4:])
         count = 1 if momentum is None else 2
         self._parts = [*_parts(spectrum, states[:count]), Parts(b, None)]
@@ -97,43 +98,58 @@ class _Reverse:
         self._step = self._rule.step(spectrum.values)
 
     def cotangents(self, wanted: Sequence[bool]) -> list[Tensor | None]:
-        """Those of x, scale, l2, b, w0, v0, lr, momentum, decay, where wanted."""
+        """Those of x, y, scale, l2, w0, v0, lr, momentum, decay, where wanted."""
         found: list[Tensor | None] = [None] * 9
         if not any(g is not None for g in self._bars):
             return found
-        if any(wanted[:3]):
-            found[:3] = self._data(wanted)
-        if any(wanted[3:6]):
+        if any(wanted[:6]):
             columns = [*zip(*power(self._step, self._form.steps), strict=True)]
-            for place, column in ((3, -1), (4, 0), (5, 1)):
+            bars = [_applied(self._spectrum, column, self._bars) for column in columns]
+            found[:4] = self._data(wanted, bars[-1].to(self._x.dtype))
+            for place, bar in zip((4, 5), bars[:-1], strict=False):
                 if wanted[place]:
-                    found[place] = _apply(self._spectrum, columns[column], self._bars)
+                    found[place] = joined(self._spectrum, bar)
         if any(wanted[6:]):
             found[6:] = self._settings_bars(wanted[6:])
         return found
 
-    def _data(self, wanted: Sequence[bool]) -> list[Tensor | None]:
-        """x_bar, scale_bar and l2_bar, all from H_bar in the eigenbasis."""
-        x, scale = self._x, self._scale
-        assert x is not None and scale is not None
-        rows = (x.double() @ self._spectrum.vectors).to(x.dtype)
-        vectors = self._spectrum.vectors.to(x.dtype)
-        core, cross, rest = self._core(x.dtype)
-        found: list[Tensor | None] = [None, None, None]
-        if wanted[0] or wanted[1]:
-            right = (core + core.mT) @ vectors.mT
-            product = rows @ (right if cross is None else right + cross)
-            if wanted[0]:
-                found[0] = scale * product
-            if wanted[1]:
-                found[1] = 0.5 * (product * x).sum(-1, keepdim=True)
+    def _data(self, wanted: Sequence[bool], b: Parts) -> list[Tensor | None]:
+        """x_bar, y_bar, scale_bar and l2_bar, from H_bar and b_bar in the eigenbasis."""
+        found: list[Tensor | None] = [None] * 4
+        if any(wanted[:3]):
+            rows = (_design(self._x, self._form.bias) @ self._spectrum.vectors).to(self._x.dtype)
+        if wanted[1] or wanted[2]:
+            fit = rows @ b.inside
+            found[1] = self._scale * fit if wanted[1] else None
+        if not (wanted[0] or wanted[2] or wanted[3]):
+            return found
+        core, cross, rest = self._core(self._x.dtype)
+        if wanted[0] or wanted[2]:
+            turned = rows @ (core + core.mT)
+        if wanted[0]:
+            found[0] = self._scale * self._x_bar(turned, b, None if cross is None else rows @ cross)
         if wanted[2]:
-            trace = core.diagonal(dim1=-2, dim2=-1).sum(-1) + rest
-            if self._form.bias:
-                axis = vectors[..., -1:, :]
-                trace = trace - (axis @ core @ axis.mT)[..., 0, 0]
-            found[2] = trace
+            found[2] = (0.5 * turned * rows).sum(-1, keepdim=True) + (self._y * fit).sum(-1, keepdim=True)
+        if wanted[3]:
+            found[3] = self._trace(core) + rest
         return found
+
+    def _x_bar(self, turned: Tensor, b: Parts, outside: Tensor | None) -> Tensor:
+        """X (H_bar + H_bar^T) + Y b_bar^T, without the column of ones: [*B, n, d]."""
+        d = self._x.shape[-1]
+        vectors = self._spectrum.vectors[..., :d, :].to(self._x.dtype)
+        bar: Tensor = (turned + self._y @ b.inside.mT) @ vectors.mT
+        if outside is not None:
+            bar = bar + outside[..., :d]
+        return bar if b.outside is None else bar + self._y @ b.outside[..., :d, :].mT
+
+    def _trace(self, core: Tensor) -> Tensor:
+        """tr(D H_bar) within the span: [*B]."""
+        trace = core.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if not self._form.bias:
+            return trace
+        axis = self._spectrum.vectors[..., -1:, :].to(core.dtype)
+        return trace - (axis @ core @ axis.mT)[..., 0, 0]
 
     def _core(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | float]:
         """H_bar by blocks: U^T H_bar U [*B, r, r]; of H_bar + H_bar^T from U to the rest, [*B, r, D]; a trace."""
@@ -188,11 +204,20 @@ def _parts(spectrum: Spectrum, tensors: Sequence[Tensor | None]) -> list[Parts |
     return [None if t is None else split(spectrum, t) for t in tensors]
 
 
-def _apply(spectrum: Spectrum, functions: Sequence[Tensor], parts: Sequence[Parts | None]) -> Tensor:
+def _applied(spectrum: Spectrum, functions: Sequence[Tensor], parts: Sequence[Parts | None]) -> Parts:
     """The sum of f(H) a over functions f, given by their values, and the matrices a that are there."""
     shape = spectrum.values.shape
     pairs = [(f.expand(shape), a) for f, a in zip(functions, parts, strict=True) if a is not None]
-    return total(spectrum, [a.scaled(f) for f, a in pairs])
+    return combined([a.scaled(f) for f, a in pairs])
+
+
+def _design(x: Tensor, bias: bool) -> Tensor:
+    """x in float64, with a column of ones for the bias."""
+    if not bias:
+        return x.double()
+    design = x.new_ones(*x.shape[:-1], x.shape[-1] + 1, dtype=torch.float64)
+    design[..., :-1] = x
+    return design
 
 
 def _doubled(tensors: Sequence[Tensor | None]) -> list[Any]:
