@@ -31,7 +31,7 @@ constexpr Index kScratchOffset =
     kTeamScratch<Task> + round_up(sizeof(Task), 64) / static_cast<Index>(sizeof(typename Task::T));
 
 // The task object is the same for every thread, so the block has one, in shared memory: a copy per thread spilled.
-// Registers still are 182 to 210 in single and 179 to 218 in double precision (sm_90, CUDA 13.0); see README.md.
+// Registers still are 168 to 218 in single and 172 to 222 in double precision (sm_90, CUDA 13.0); see README.md.
 template <class Task, bool kReverse>
 __global__ void __launch_bounds__(kMaxThreads, 1)
     linear_kernel(const __grid_constant__ LinearKernelParams<typename Task::T> p) {
