@@ -322,8 +322,13 @@ def forced(coordinates: str | None = None, regime: str | None = None) -> Iterato
     layout = "pybilevel.engine.layout"
     with ExitStack() as stack:
         if coordinates is not None:
-            stack.enter_context(mock.patch(f"{layout}.choose_coordinates", lambda *_: coordinates))
-            stack.enter_context(mock.patch(f"{layout}.dual_rounds_well", lambda *_: True))
+
+            def choose(size, wanted, excluded):
+                return "primal" if coordinates in excluded else coordinates
+
+            stack.enter_context(mock.patch(f"{layout}.choose_coordinates", choose))
+            for rounds_well in ("dual_rounds_well", "normal_rounds_well"):
+                stack.enter_context(mock.patch(f"{layout}.{rounds_well}", lambda *_: True))
         if regime is not None:
             stack.enter_context(mock.patch(f"{layout}.choose_regime", lambda *_: regime))
         yield

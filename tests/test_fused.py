@@ -195,10 +195,10 @@ def test_explain_of_the_fused_engine():
     )
     assert (explained.coordinates, explained.slots, explained.steps) == ("dual", 2, 10)
     assert explained.recomputation == pb.Revolve(2).plan(10).factor > 1
-    assert "a thread per task" in explained.regime and "2d / (1 + 2d/(3cT))" in explained.regime
+    assert "a task per SIMD lane" in explained.regime and "dual, by operations: primal " in explained.regime
     assert explained.peak_memory > 0 and "fused" in str(explained)
 
 
 def test_the_plan_without_gradients_is_one_way():
-    assert one_way(0) == one_way(1) == ([], 0, False)
+    assert one_way(0) == one_way(1) == ([], 0, False, False)
     assert one_way(9).ops == [8 << 3 | 2]

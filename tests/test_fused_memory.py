@@ -25,8 +25,23 @@ def trajectory_states(x, steps=40, **options):
     layout = lay_out(call, None)
     itinerary = layout.itinerary()
     kept = linear_unroll(*layout.arguments(itinerary)).trajectory
-    assert kept.nbytes == (itinerary.slots + 1) * layout.state_bytes
+    slot = layout.state_bytes + itinerary.keep * layout.prediction_bytes
+    assert kept.nbytes == (itinerary.slots + 1) * slot
     return itinerary.slots + 1, layout
+
+
+def test_predictions_are_kept_where_that_needs_no_checkpoints():
+    """Without a question where all is small, within a budget that holds them, and never with a schedule by name."""
+    x, steps = leaf(3, 6, 4), 12
+    layout = trajectory_states(x, steps)[1]
+    whole = steps * (layout.state_bytes + layout.prediction_bytes) + layout.scratch_bytes()
+    kept = {
+        request: lay_out(normalise(problem(x), steps=steps, optimizer=pb.SGD(0.1), memory=request), None)
+        .storage()
+        .keep
+        for request in ("auto", whole, whole - 1, pb.StoreAll(), pb.Revolve(3))
+    }
+    assert list(kept.values()) == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)

@@ -6,13 +6,14 @@ from linear_cases import ROWS, Built, Case, forced
 
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.layout import lay_out
-from pybilevel.ops import LinearResults, linear_unroll
+from pybilevel.ops import LinearResults, linear_unroll, padded_tasks, state_size
+from pybilevel.ops.linear import model_size
 from pybilevel.schedules import Code, Revolve, StoreAll, encode
 
 NAMES = [
     *("x", "y", "weights", "l2", "w0", "velocity0", "lr", "momentum", "weight_decay"),
     *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "classes", "bias"),
-    *("scale", "query_scale", "nesterov", "steps", "plan", "slots", "truncated"),
+    *("scale", "query_scale", "nesterov", "steps", "plan", "slots", "truncated", "keep"),
 ]
 """The arguments of both operators, in order."""
 
@@ -93,12 +94,14 @@ def test_schema():
 def test_shapes(row, variant):
     loss, targets, coordinates, optimizer = row
     case = Case(loss, targets, optimizer, variant, tasks=(3,), objective="ho")
-    results = linear_unroll(*arguments(case, coordinates, memory=Revolve(2)))
-    rows = case.d + 1
+    given = arguments(case, coordinates, memory=Revolve(2))
+    results = linear_unroll(*given)
+    rows, x, regime = case.d + 1, given[0], given[NAMES.index("regime")]
+    state = state_size(x, case.c, True, coordinates, regime, variant == "momentum")
     assert results.w.shape == (3, rows, case.c)
     assert results.velocity.shape == (3, rows if variant == "momentum" else 0, case.c)
     assert results.outer.shape == (3,) and results.logits.shape == (3, case.m, case.c)
-    assert results.trajectory.shape[:2] == (3, 3)
+    assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + model_size(x, case.c))
     assert results.status.tolist() == [-1, -1, -1] and results.status.dtype == torch.int32
     assert not results.trajectory.requires_grad and not results.status.requires_grad
 
@@ -123,7 +126,7 @@ ERRORS = {
     "half a query": ("query_y", lambda y: None, ValueError, "query_x and query_y go together"),
     "loss": ("loss", lambda _: "hinge", ValueError, "unknown loss 'hinge'; known: "),
     "coordinates": ("coordinates", lambda _: "polar", ValueError, "unknown coordinates 'polar'; known: "),
-    "regime": ("regime", lambda _: "chaos", ValueError, "unknown regime chaos"),
+    "regime": ("regime", lambda _: "chaos", ValueError, "unknown regime 'chaos'; known: "),
     "steps": ("steps", lambda _: -1, ValueError, "steps, slots or classes out of range"),
 }
 
@@ -138,7 +141,7 @@ def test_the_operator_checks_what_it_is_given(case):
 def test_dual_coordinates_refuse_what_they_cannot_hold():
     given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
     for more in ({"velocity0": given["w0"]}, {"truncated": True}):
-        with pytest.raises(ValueError, match="an initial velocity or truncation needs primal coordinates"):
+        with pytest.raises(ValueError, match="dual coordinates take no initial velocity and no truncation"):
             linear_unroll(*(given | more).values())
 
 

@@ -13,7 +13,7 @@ from pybilevel import _C
 from pybilevel.problems import LinearProblem
 
 NATIVE = Path(__file__).parent.parent / "csrc"
-ROW = re.compile(r"^PB_(LOSS|COORDINATES|OPTIMIZER)\((\w+), (\w+)\)$", re.MULTILINE)
+ROW = re.compile(r"^PB_(LOSS|COORDINATES|OPTIMIZER)\((\w+), (\w+)(?:, (\w+))?\)$", re.MULTILINE)
 # Kind of row -> the header of a name, and the class in it of a type.
 HEADERS = {
     "LOSS": ("losses/{}.hpp", "struct {} {{"),
@@ -24,7 +24,7 @@ ROWS = ROW.findall((NATIVE / "registry.def").read_text())
 
 
 def names(kind: str) -> list[str]:
-    return [name for row, name, _ in ROWS if row == kind]
+    return [name for row, name, *_ in ROWS if row == kind]
 
 
 def problem_classes() -> dict[str, str]:
@@ -36,7 +36,7 @@ def problem_classes() -> dict[str, str]:
     return {c.loss: c.__name__ for c in linear}
 
 
-@pytest.mark.parametrize(("kind", "name", "type_name"), ROWS)
+@pytest.mark.parametrize(("kind", "name", "type_name"), [row[:3] for row in ROWS])
 def test_every_row_has_its_header_and_the_dispatch_includes_it(kind: str, name: str, type_name: str) -> None:
     path, declaration = HEADERS[kind]
     assert declaration.format(type_name) in (NATIVE / path.format(name)).read_text()
@@ -55,7 +55,8 @@ def test_every_row_has_a_python_class() -> None:
 
 
 def test_the_module_tells_the_rows() -> None:
-    pairs = [(loss, coordinates) for loss in names("LOSS") for coordinates in names("COORDINATES")]
+    coordinates = [(name, losses) for kind, name, _, losses in ROWS if kind == "COORDINATES"]
+    pairs = [(loss, name) for loss in names("LOSS") for name, losses in coordinates if losses in ("any", loss)]
     assert _C.registry() == {"problems": pairs, "optimizers": names("OPTIMIZER")}
 
 
@@ -63,7 +64,7 @@ def test_the_module_tells_the_rows() -> None:
     ("names_of", "message"),
     [
         (("hinge", "primal"), r"unknown loss 'hinge'; known: softmax, squared\."),
-        (("softmax", "polar"), r"unknown coordinates 'polar'; known: primal, dual\."),
+        (("softmax", "polar"), r"unknown coordinates 'polar'; known: primal, dual, normal\."),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(names_of: tuple[str, str], message: str) -> None:
@@ -74,9 +75,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones(names_of: tuple[str, str
 @pytest.mark.parametrize("coordinates", names("COORDINATES"))
 def test_a_present_but_empty_setting_is_not_an_absent_one(coordinates: str) -> None:
     """Momentum [B, 0] points to nothing, and yet there is a velocity to return."""
-    _, velocity, *_, trajectory, _ = call("softmax", coordinates, steps=0)
+    _, velocity, *_, trajectory, _ = call("squared", coordinates, steps=0)
     assert torch.equal(velocity, torch.zeros(2, 4, 3))
-    assert trajectory.shape[-1] == call("softmax", coordinates, steps=2)[4].shape[-1]
+    assert trajectory.shape[-1] == call("squared", coordinates, steps=1)[4].shape[-1]
 
 
 def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
@@ -84,5 +85,5 @@ def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
     x, labels, settings = torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, steps)
     plan = pb.StoreAll().plan(steps)
     data = (x, labels, None, torch.zeros(2), None, None, settings, settings, None, None, None, None)
-    sizes = (loss, coordinates, "tasks", 3, True, 1.0, 1.0, False, steps, list(plan.ops), plan.slots, False)
+    sizes = (loss, coordinates, "tasks", 3, True, 1.0, 1.0, False, steps, list(plan.ops), plan.slots, False, False)
     return torch.ops.pybilevel.linear_unroll(*data, *sizes)

@@ -14,6 +14,7 @@ from tolerance import FINITE_DIFFERENCE_LIMIT, assert_all_match, assert_matches,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pybilevel as pb
+from benchmarks import spectral as figures
 
 SIZES = {
     "n > d": {"n": 9, "d": 4, "c": 3},
@@ -202,6 +203,16 @@ def test_float32_rounds_as_stepping_does(steps, variant):
     for name, gradient in found.items():
         assert_matches(gradient, exact(case).gradients[name], name, stepped.gradients[name])
     assert_matches(values["loss"], exact(case).values["loss"], "loss", stepped.values["loss"])
+
+
+def test_the_figures_of_the_page_are_made_by_a_command_that_works():
+    table = figures.rounding(n=12, d=5, c=2, steps=(3, 8))
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[str(t), name] for t in (3, 8) for name in figures.NAMES]
+    assert all(0 <= float(error) < 1e-5 for row in rows for error in row[2:])
+    x, y = torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 2, dtype=torch.float64)
+    assert_matches(figures.by_eigenvalues(x, y, 16), figures.by_squaring(x, y, 16))
+    assert "| 4 |" in figures.times(n=7, d=3, c=2, steps=(4,), repeats=1)
 
 
 def test_half_precision_is_computed_in_float32_and_autocast_is_not_looked_at():

@@ -32,6 +32,7 @@ class LinearBundle {
     const Optimizer optimizer(team, params_, first);
     problem_.load(team, first, false);
     unroll_.forward(team, problem_, optimizer, params_, trajectory(first));
+    if (params_.query.rows > 0 && params_.reversible()) clear_idle_lanes(team, first);
     for (Index lane = 0; lane < team.count; ++lane) {
       const Index task = first + lane;
       if (params_.velocity && unroll_.velocity()) {
@@ -61,6 +62,12 @@ class LinearBundle {
 
  private:
   const LinearHead<Member>& head() const { return problem_.span(0).head(); }
+
+  // Nothing of the trajectory is left undefined.
+  void clear_idle_lanes(const Lanes& team, Index first) const {
+    for (Index lane = team.count; lane < Lanes::kTasks; ++lane)
+      fill_zero(Member{}, outer_bar(first, lane), head_size());
+  }
 
   // The model of one task, in head_.
   const Real* decode(T* point, Index lane) const {

@@ -119,8 +119,8 @@ class LinearSpan {
     if (!x_bar_) return;
     const Index n = rows(), features = params_.features;
     const T* const gram_bar = buffers_.gram_bar;
+    symmetrise(team);
     team.mix({n, features, n, true}, buffers_.matrix(gram_bar), x_, x_bar_);
-    team.mix({n, features, n, true}, buffers_.transposed(gram_bar), x_, x_bar_);
     if (buffers_.z0_bar) {
       const T* const z0_bar = buffers_.z0_bar;
       team.mix({n, features, params_.classes, true}, buffers_.transposed(z0_bar), weights(w0_), x_bar_);
@@ -128,6 +128,17 @@ class LinearSpan {
   }
 
  private:
+  // K_bar += K_bar^T
+  PB_HD void symmetrise(const Team& team) const {
+    const Strided<T> k = buffers_.matrix(buffers_.gram_bar);
+    team.for_each(rows(), [=](Index i) {
+      for (Index j = 0; j <= i; ++j) {
+        T &here = k.data[i * k.row + j * k.column], &there = k.data[j * k.row + i * k.column];
+        here = there = here + there;
+      }
+    });
+  }
+
   PB_HD Index rows() const { return params_.support.rows; }
   PB_HD Index bias_offset() const { return params_.classes * buffers_.stride * buffers_.step; }
   PB_HD Matrix<const T> weights(const T* head) const { return head_.weight(head); }

@@ -109,6 +109,7 @@ def describe_layout(layout: Layout) -> Explanation:
     storage = layout.storage(scratch)
     plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]
+    wanted = layout.wanted._replace(kept=storage.keep)
     extra = plan.recomputed * size.tasks * size.step_flops(layout.coordinates)
     return Explanation(
         backend="fused",
@@ -119,7 +120,7 @@ def describe_layout(layout: Layout) -> Explanation:
         steps=call.steps,
         slots=plan.slots,
         recomputation=plan.factor,
-        flops=size.flops(layout.coordinates) + extra,
+        flops=size.flops(layout.coordinates, wanted) + extra,
         bytes_moved=2 * sum(t.numel() * t.element_size() for t in tensors),
         peak_memory=plan_bytes(plan.slots, storage.slot_bytes, scratch),
     )

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
+from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
 from pybilevel.engine.select import (
-    Coordinates,
-    LinearSize,
     Regime,
     choose_coordinates,
     choose_regime,
@@ -48,6 +47,7 @@ class Layout(NamedTuple):
     Attributes:
         call: what was asked for.
         size: the sizes, tasks flattened.
+        wanted: what the reverse half is asked for, predictions kept.
         coordinates: "primal" or "dual".
         excluded: what rules other coordinates out, in words.
         regime: "tasks", "rows" or "lanes".
@@ -57,6 +57,7 @@ class Layout(NamedTuple):
 
     call: Call
     size: LinearSize
+    wanted: Wanted
     coordinates: Coordinates
     excluded: Mapping[Coordinates, str]
     regime: Regime
@@ -66,10 +67,10 @@ class Layout(NamedTuple):
     @property
     def why(self) -> str:
         """The reason for the coordinates, in words."""
-        every: tuple[Coordinates, ...] = ("primal", "dual", "normal")
-        cost = [f"{one} {self.size.loop_flops(one):.3g}" for one in every if one not in self.excluded]
+        possible = [one for one in COORDINATES if one not in self.excluded]
+        cost = ", ".join(f"{one} {self.size.flops(one, self.wanted):.3g}" for one in possible)
         reasons = "".join(f"; {reason}" for reason in self.excluded.values())
-        return f"{self.coordinates}: operations of a task's loop: {', '.join(cost)}{reasons}"
+        return f"{self.coordinates}, by operations: {cost}{reasons}"
 
     @property
     def state_bytes(self) -> int:
@@ -115,8 +116,7 @@ class Layout(NamedTuple):
 
     def itinerary(self) -> Itinerary:
         """The plan that the call's memory request buys; one way only, if nothing wants a gradient."""
-        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in self.tensors)
-        if not wanted:
+        if not self.wanted.reverse:
             return one_way(self.size.steps)
         storage = self.storage()
         itinerary: Itinerary = there_and_back(storage.schedule, self.size.steps, storage.keep)
@@ -153,15 +153,18 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
     excluded = _excluded(call, problem, size)
-    coordinates = choose_coordinates(size, excluded)
     query = (None, None, None) if outer is None else _data(outer)
+    tensors = (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query)
+    wanted = _wanted(tensors, optimizer.nesterov)
+    coordinates = choose_coordinates(size, wanted, excluded)
     return Layout(
         call,
         size,
+        wanted,
         coordinates,
         excluded,
         choose_regime(size, coordinates, lanes(problem.x)),
-        (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query),
+        tensors,
         (
             problem.loss,
             problem.bias,
@@ -170,6 +173,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
             optimizer.nesterov,
         ),
     )
+
+
+def _wanted(tensors: Sequence[Tensor | None], nesterov: bool) -> Wanted:
+    """What autograd will ask for, of tensors in the order of the schema."""
+    if not torch.is_grad_enabled():
+        return Wanted(False, False, False, False)
+    needs = [t is not None and t.requires_grad for t in tensors]
+    return Wanted(any(needs), needs[0], needs[0] or needs[2], needs[6] or (needs[7] and nesterov))
 
 
 def _excluded(call: Call, problem: LinearProblem, size: LinearSize) -> dict[Coordinates, str]:

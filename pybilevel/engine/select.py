@@ -1,18 +1,12 @@
-"""Which coordinates and which regime a fused linear problem runs in, by counting operations.
-
-primal   a step is two products of n x d by d x c:                      12 n d c T forward and backward
-dual     a step is one product of n x n by n x c, and K = X X^T once:     6 n^2 c T + 4 n^2 d
-normal   a step is one product of d x d by d x c, and S = X^T X once:     6 d^2 c T + 6 n d^2   (squared loss only)
-
-(multiply-adds count as two operations; backward costs twice forward; hypergradients of x included.)
-"""
+"""Which coordinates and which regime a fused linear problem runs in: the fewest operations that round well."""
 
 from collections.abc import Collection
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
-Coordinates = Literal["primal", "dual", "normal"]
+from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
+
 Regime = Literal["tasks", "rows", "lanes"]
 
 ROWS_WORK = 1 << 17
@@ -33,40 +27,13 @@ LONG, LONG_MOMENTUM = 32, 8
 `dual_rounds_well`."""
 
 
-class LinearSize(NamedTuple):
-    """Sizes of a batch of linear problems: B tasks, n examples, m query examples, d features, c classes, T steps."""
-
-    tasks: int
-    n: int
-    m: int
-    d: int
-    c: int
-    steps: int
-
-    def step_flops(self, coordinates: Coordinates) -> int:
-        """Operations of one step of one task."""
-        if coordinates == "primal":
-            return 4 * self.n * self.d * self.c
-        return 2 * (self.n if coordinates == "dual" else self.d) ** 2 * self.c
-
-    def loop_flops(self, coordinates: Coordinates) -> int:
-        """Operations of one task's loop, forward and backward, without what all coordinates share."""
-        ends = {"primal": 0, "dual": 4 * self.n**2 * self.d, "normal": 6 * self.n * self.d**2}
-        return 3 * self.steps * self.step_flops(coordinates) + ends[coordinates]
-
-    def end_flops(self) -> int:
-        """Operations of one task outside the loop, forward and backward: the model, and logits of the query set."""
-        return 6 * self.n * self.d * self.c + 6 * self.m * self.d * self.c
-
-    def flops(self, coordinates: Coordinates) -> int:
-        """Operations of the whole call, forward and backward."""
-        return self.tasks * (self.loop_flops(coordinates) + self.end_flops())
-
-
-def choose_coordinates(size: LinearSize, excluded: Collection[Coordinates]) -> Coordinates:
+def choose_coordinates(size: LinearSize, wanted: Wanted, excluded: Collection[Coordinates]) -> Coordinates:
     """The coordinates that need the fewest operations, of those that are not excluded; primal ones never are."""
-    every: tuple[Coordinates, ...] = ("primal", "dual", "normal")
-    return min((one for one in every if one not in excluded), key=size.loop_flops)
+    chosen: Coordinates = "primal"
+    for one in COORDINATES:  # a loop, which torch.compile can follow
+        if one not in excluded and size.flops(one, wanted) < size.flops(chosen, wanted):
+            chosen = one
+    return chosen
 
 
 def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bool:

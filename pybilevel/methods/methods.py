@@ -65,7 +65,12 @@ class Implicit:
 
 @dataclass(frozen=True)
 class Spectral:
-    """Squared loss with a constant step size: T steps as one function of the eigenvalues of the Gram matrix."""
+    """Least squares with constant settings: T steps as one function of the eigenvalues of the inner problem's matrix.
+
+    w_T and all hypergradients are those of `Reverse()`, at the cost of one symmetric eigendecomposition whatever T is,
+    without a trajectory (`memory=` has no effect). For `pb.LeastSquares` under `pb.SGD` with a number, () or [*B, 1]
+    for every setting; anything else raises. Once differentiable. docs/spectral.md: how, cost, rounding.
+    """
 
     name: ClassVar[str] = "spectral"
 

@@ -55,7 +55,8 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
     call, outer = pair.call, pair.outer
     if not pair.fused:
         w, _ = dispatch(call)
-        return Evaluation(outer(w), outer.logits(w, outer.x))
+        logits = outer.logits(w, outer.x)
+        return Evaluation(outer.value(w, logits), logits)
     results = fused.execute(call, outer)
     loss = restore(results.outer, outer.tasks)
     if outer.regularised:

@@ -89,11 +89,11 @@ def lanes(x: Tensor) -> int:
 def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: str, momentum: bool) -> int:
     """Scalars of one state of one task, padding included."""
     unit = 1 if regime == "lanes" else lanes(x)
-    columns, extra = {
-        "primal": (x.shape[2], classes),
-        "dual": (x.shape[1], classes + 1),
-        "normal": (x.shape[2] + int(bias), 0),
-    }[coordinates]
+    columns, extra = x.shape[2], classes
+    if coordinates == "dual":
+        columns, extra = x.shape[1], classes + 1
+    elif coordinates == "normal":
+        columns, extra = x.shape[2] + int(bias), 0
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
 
 

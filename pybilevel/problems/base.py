@@ -135,7 +135,11 @@ class LinearProblem(ABC):
 
     def __call__(self, w: Tensor) -> Tensor:
         """The value of L, one a task: [*B, rows, c] -> [*B]."""
-        rows = self.row_losses(self.logits(w, self.x))
+        return self.value(w, self.logits(w, self.x))
+
+    def value(self, w: Tensor, z: Tensor) -> Tensor:
+        """The value of L where z = `logits(w, x)` is known: [*B, rows, c], [*B, n, c] -> [*B]."""
+        rows = self.row_losses(z)
         if self.weights is not None:
             rows = rows * self.weights
         value = rows.sum(-1) * self.scale
