@@ -10,8 +10,8 @@ from cuda_programs import EMULATOR, MODES, emulated, run_program
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
 
-SOUND = ["block_sum", "warp_reverse", "shuffles", "poison", "empty"]
-RACES = ["missing_barrier", "missing_second_barrier", "warp_barrier_for_block"]
+SOUND = ["block_sum", "warp_reverse", "shuffles", "grid_reverse", "poison", "empty"]
+RACES = ["missing_barrier", "missing_second_barrier", "warp_barrier_for_block", "block_barrier_for_grid"]
 OVERFLOWS = {
     "shared_overflow": "heap-buffer-overflow",
     "global_overflow": "heap-buffer-overflow",
@@ -22,6 +22,9 @@ DIVERGENCES = {
     "early_exit_of_warp": "thread 32 has returned from the kernel",
     "other_barrier": "but thread 32 waits in a block barrier at",
     "other_kind": "but thread 1 waits in a warp barrier at",
+    "early_exit_of_block": "thread 64 has returned from the kernel",
+    "grid_barrier_of_one_warp": "thread 0 waits in a grid barrier at",
+    "grid_barrier_in_common_launch": "a grid barrier needs a cooperative launch",
     "partial_mask": "a shuffle must name the whole warp",
     "foreign_lane": "a shuffle reads from a lane outside the warp",
 }

@@ -35,19 +35,23 @@ def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mode", MODES)
 def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
     """Every result and cotangent to rounding; the same bits under another plan and with scratch elsewhere."""
-    sources = [CUDA / "linear_double.cu"], [EMULATOR / "linear.cpp", cpu_kernels]
+    sources = (
+        [CUDA / "linear_double.cu", CUDA / "linear_grid_double.cu"],
+        [EMULATOR / "linear.cpp", cpu_kernels],
+    )
     done = run_program(emulated(tmp_path, "linear", mode, *sources))
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
 @pytest.mark.parametrize("precision", ["float", "double"])
-def test_kernels_do_not_spill(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("kernel", ["linear", "linear_grid"])
+def test_kernels_do_not_spill(tmp_path: Path, kernel: str, precision: str) -> None:
     """No register spills and no stack frames, for every architecture."""
-    report = ptxas_report(CUDA / f"linear_{precision}.cu", tmp_path)
+    report = ptxas_report(CUDA / f"{kernel}_{precision}.cu", tmp_path)
     for architecture in ARCHITECTURES:
         kernels = re.findall(
-            rf"Compiling entry function '\w*linear_kernel\w*' for 'sm_{architecture}'", report
+            rf"Compiling entry function '\w*{kernel}_kernel\w*' for 'sm_{architecture}'", report
         )
         assert len(kernels) == KERNELS_PER_SOURCE
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)

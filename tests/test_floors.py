@@ -101,7 +101,7 @@ NATIVE_ARROWS: dict[str, set[str]] = {
 # <...> headers other than the standard library's, by the only floors that may include them.
 SYSTEM_HEADERS = {
     "ops": re.compile(r"(torch|ATen|c10)/.*|sys/mman\.h"),
-    "cuda": re.compile(r"cuda\w*\.h|cooperative_groups(/.*)?|cuda/.*"),
+    "cuda": re.compile(r"cuda\w*\.h|cooperative_groups(\.h|/.*)?|cuda/.*"),
     "cpu": re.compile(r"\w*intrin\.h|arm_neon\.h"),
     "module": re.compile(r"pybind11/.*"),
 }

@@ -1,14 +1,16 @@
 // The Team: all that the mathematics knows about the machine.
 //
 // A team is a group of workers that run one task together: a CPU thread whose lanes are a SIMD pack of rows, a crew of
-// CPU threads, a CUDA block. Its methods are collective: all workers call them, with the same arguments, and each ends
+// CPU threads, a CUDA block, all blocks of a CUDA launch. Its methods are collective: all workers call them, with the same arguments, and each ends
 // with a barrier, so that what it wrote is visible to all. No plan and no number of CPU threads changes a result.
 //
-// On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory: every
-// worker runs its code, so its members may change only inside a collective, as in `team.for_each(1, ...)`. Lambdas are
+// On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory of the block
+// or in global memory: every worker runs its code, so its members may change only inside a collective, as in
+// `team.for_each(1, ...)`, and no worker may read what the next collective changes before it calls it. Lambdas are
 // copied into loops: capture what they read in locals, or `this` where it changes nothing.
 //
 //   Scalar, Lane, kLanes      Lane holds kLanes consecutive scalars (1 on CUDA)
+//   kRowCut                   how a pass over the rows of a data set is cut for chunks()
 //   Real                      float or double: what tensors hold. Scalar too, but for a team that runs a task per SIMD
 //                             lane, where a scalar is a pack with the numbers of several tasks
 //   Series<E>, series(b, t)   one number a step of task t, as a scalar: s[step], s.set(step, x)
@@ -38,6 +40,13 @@ struct Strided {
   Index column;
 };
 
+// A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about
+// `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. The cut decides the order of additions: it follows from the sizes and the kind of team,
+// never from its number of workers.
+struct RowCut {
+  Index bytes, block, chunk, most, few, sums;
+};
+
 // Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:
 // C is too large to be found in a cache when it is read next.
 struct Shape {
@@ -49,6 +58,7 @@ struct Shape {
 template <class Team>
 concept TeamLike = requires(Team team, typename Team::Scalar* p, typename Team::Lane lane, Shape shape) {
   { Team::kLanes } -> std::convertible_to<Index>;
+  { Team::kRowCut } -> std::convertible_to<RowCut>;
   { Team::load(p) } -> std::same_as<typename Team::Lane>;
   Team::store(p, lane);
   team.mix(shape, Strided<const typename Team::Scalar>{}, Matrix<const typename Team::Scalar>{},

@@ -9,6 +9,9 @@
 
 namespace pb::inline PB_ISA {
 
+// As many rows as stay in the first-level cache between the two passes over them.
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20};
+
 template <class T>
 struct Solo {
   using Scalar = T;
@@ -17,6 +20,7 @@ struct Solo {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr RowCut kRowCut = kCpuRowCut;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
@@ -74,6 +78,7 @@ struct Crew {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr RowCut kRowCut = kCpuRowCut;
   static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
   static constexpr Index kMultiplyAdds = 1 << 18;  // the same for a matrix product
 

@@ -11,23 +11,24 @@ namespace pb::cuda {
 
 // How one half of the unroll is going to run, and what the caller allocates for it.
 struct LinearLaunch {
-  Index tape_size;  // LinearParams::trajectory has tasks * tape_size scalars
-  Index
-      workspace_size;  // LinearParams::workspace has blocks * workspace_size scalars; 0: scratch is shared memory
+  Index tape_size;           // LinearParams::trajectory has tasks * tape_size scalars
+  Index workspace_size;      // scalars of LinearParams::workspace; 0: scratch is shared memory
   unsigned blocks;           // each runs the tasks block, block + blocks, ...
   unsigned threads;          // of a block
   std::size_t shared_bytes;  // of a block
+  bool whole_grid = false;   // all blocks run one task after the other; as many of them as find room at once
 };
 
-// Sizes, without touching the device. The layout of the trajectory is the same for both halves, and the number of
-// threads does not depend on the plan: so no plan changes a bit of the result.
-// Throws std::invalid_argument where one task is too large for 31-bit indices.
+// Sizes, without touching the device. `rows`: all of the device on one task after the other, even where that does not pay;
+// without it, where it pays (see cuda/linear_sizes.hpp). The layout of the trajectory is the same
+// for both halves, and neither the regime nor the number of threads depends on the plan: so no plan changes a bit of the
+// result. Throws std::invalid_argument where one task is too large for 31-bit indices.
 template <class T>
-LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool reverse,
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool rows, bool reverse,
                          const Device& device);
 
 // Start one half on a stream (a cudaStream_t) of the current device; all pointers in `params`, the plan included, are
-// device pointers. One kernel, no allocation, no synchronisation: can be captured in a CUDA graph.
+// device pointers. One kernel (cooperative for whole_grid), no allocation, no synchronisation: can be captured in a CUDA graph.
 // Throws std::runtime_error where the launch fails.
 template <class T>
 void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& launch,

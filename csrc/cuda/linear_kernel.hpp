@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <limits>
 #include <new>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/linear.hpp"
+#include "cuda/linear_grid.hpp"
+#include "cuda/linear_sizes.hpp"
 #include "cuda/portability.hpp"
 #include "cuda/team.hpp"
 #include "driver/linear_dispatch.hpp"
@@ -31,8 +31,7 @@ constexpr Index kScratchOffset =
     kTeamScratch<Task> + round_up(sizeof(Task), 64) / static_cast<Index>(sizeof(typename Task::T));
 
 // The task object is the same for every thread, so the block has one, in shared memory: a copy per thread spilled.
-// Registers still are 132 to 182 in single and 141 to 216 in double precision (sm_80, CUDA 13.0), so that one or two blocks of
-// 256 threads share a multiprocessor; and a single large task runs on one multiprocessor alone.
+// Registers still are 168 to 218 in single and 172 to 222 in double precision (sm_90, CUDA 13.0); see README.md.
 template <class Task, bool kReverse>
 __global__ void __launch_bounds__(kMaxThreads, 1)
     linear_kernel(const __grid_constant__ LinearKernelParams<typename Task::T> p) {
@@ -58,42 +57,22 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
 }
 
-// A thread for every output of a step's products (features x classes, or rows x classes), within limits.
-template <class T>
-unsigned block_threads(const LinearParams<T>& params, Coordinates coordinates) {
-  const Index rows = std::max(params.support.rows, params.query.rows);
-  const Index width = coordinates == Coordinates::kPrimal ? std::max(params.features, rows) : rows;
-  const Index wanted = round_up(width * std::min<Index>(params.classes, kTile), kWarp);
-  return static_cast<unsigned>(std::clamp<Index>(wanted, 2 * kWarp, kMaxThreads));
-}
-
-template <class T>
-void check_sizes(const LinearParams<T>& params, Coordinates coordinates) {
-  const Index rows = std::max(params.support.rows, params.query.rows);
-  const Index square = coordinates == Coordinates::kDual ? params.support.rows * params.support.rows : 0;
-  const Index largest =
-      std::max({rows * params.features, params.features * params.classes, rows * params.classes, square});
-  if (largest <= std::numeric_limits<int>::max() / 4) return;
-  throw std::invalid_argument("fused CUDA unavailable: a task of " + std::to_string(rows) + " rows, " +
-                              std::to_string(params.features) + " features and " +
-                              std::to_string(params.classes) +
-                              " classes exceeds 31-bit indices. Use backend=\"generic\".");
-}
-
 template <class Task>
 LinearLaunch plan_task(const LinearParams<typename Task::T>& params, Coordinates coordinates, bool reverse,
                        const Device& device) {
   using T = typename Task::T;
-  check_sizes(params, coordinates);
   Arena sizing;
   const Task task(sizing, params, reverse);
   const std::size_t fixed = kScratchOffset<Task> * sizeof(T), scratch = sizing.used();
   const bool shared = fixed + scratch <= device.shared_bytes;
   const Index most =
       shared ? std::numeric_limits<int>::max() : Index{kBlocksPerMultiprocessor} * device.multiprocessors;
-  return {params.tape_size(task.slot_size(), task.head_size()), shared ? 0 : sizing.used() / Index(sizeof(T)),
-          static_cast<unsigned>(std::min(params.tasks, most)), block_threads(params, coordinates),
-          shared ? fixed + scratch : fixed};
+  const Index blocks = std::min(params.tasks, most);
+  return {.tape_size = params.tape_size(task.slot_size(), task.head_size()),
+          .workspace_size = shared ? 0 : blocks * sizing.used() / Index(sizeof(T)),
+          .blocks = static_cast<unsigned>(blocks),
+          .threads = block_threads(params, coordinates),
+          .shared_bytes = shared ? fixed + scratch : fixed};
 }
 
 template <class Task, bool kReverse>
@@ -106,8 +85,11 @@ void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch
 }
 
 template <class T>
-LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool reverse,
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool rows, bool reverse,
                          const Device& device) {
+  check_sizes(params, variant.coordinates);
+  if (rows || pays_for_grid(params, variant.coordinates, device))
+    return plan_grid(params, variant, reverse, device);
   return with_linear_task<BlockTeam<T>>(
       variant, [&]<class Task> { return plan_task<Task>(params, variant.coordinates, reverse, device); });
 }
@@ -115,12 +97,14 @@ LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, b
 template <class T>
 void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
                     void* stream) {
+  if (how.whole_grid) return start_grid(params, variant, false, how, stream);
   with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, false>(params, how, stream); });
 }
 
 template <class T>
 void linear_reverse(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
                     void* stream) {
+  if (how.whole_grid) return start_grid(params, variant, true, how, stream);
   with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, true>(params, how, stream); });
 }
 

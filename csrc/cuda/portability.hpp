@@ -3,6 +3,7 @@
 // struct.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #ifdef PB_CUDA_EMULATOR
 #include <emulator.hpp>
 #else
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 #endif
 
@@ -24,12 +26,20 @@ inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;  // more needs an 
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
 #ifdef PB_CUDA_EMULATOR
-  return static_cast<T*>(emulator::launch().shared);
+  return static_cast<T*>(emulator::shared_memory());
 #else
   extern __shared__ __align__(16) unsigned char pb_shared_memory[];
   return reinterpret_cast<T*>(pb_shared_memory);
 #endif
 }
+
+/// Waits for all threads of all blocks of launch_cooperative(); what they wrote before is seen by all after it.
+#ifdef PB_CUDA_EMULATOR
+using emulator::grid_barrier;
+#else
+// Called, not inlined: there are some fifty of them in a kernel, and they cost registers.
+__device__ __noinline__ inline void grid_barrier() { cooperative_groups::this_grid().sync(); }
+#endif
 
 /// What launch() starts; `stream` is a cudaStream_t, kept opaque so that callers need no CUDA header.
 struct Grid {
@@ -44,7 +54,13 @@ struct Grid {
 template <class Params>
 void launch(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
             const char*) {
-  emulator::run(kernel, grid.blocks, grid.threads, grid.shared_bytes, params);
+  emulator::run(kernel, grid.blocks, grid.threads, grid.shared_bytes, false, params);
+}
+
+template <class Params>
+void launch_cooperative(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
+                        const char*) {
+  emulator::run(kernel, grid.blocks, grid.threads, grid.shared_bytes, true, params);
 }
 
 #else
@@ -59,20 +75,51 @@ inline void check_launch(cudaError_t status, const Grid& grid, const char* name)
                            " bytes of shared memory): " + cudaGetErrorString(status));
 }
 
+/// Lets the kernel have the grid's shared memory.
+inline void allow_shared_memory(const void* entry, const Grid& grid, const char* name) {
+  if (grid.shared_bytes <= kDefaultSharedBytes) return;
+  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(grid.shared_bytes)),
+               grid, name);
+}
+
+/// The grid with no more blocks than the current device runs at the same time.
+inline Grid resident(const void* entry, Grid grid, const char* name) {
+  int device = 0, multiprocessors = 0, blocks = 0;
+  check_launch(cudaGetDevice(&device), grid, name);
+  check_launch(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), grid, name);
+  check_launch(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry, static_cast<int>(grid.threads),
+                                                             grid.shared_bytes),
+               grid, name);
+  grid.blocks = std::min(grid.blocks, static_cast<unsigned>(std::max(1, blocks * multiprocessors)));
+  return grid;
+}
+
 /// Starts kernel(params) on the stream. Asynchronous and without allocation, so it can be captured in a CUDA graph.
 template <class Params>
 void launch(void (*kernel)(Params), const Grid& grid, const std::type_identity_t<Params>& params,
             const char* name) {
   if (grid.blocks == 0) return;
   const void* entry = reinterpret_cast<const void*>(kernel);
-  if (grid.shared_bytes > kDefaultSharedBytes) {
-    check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(grid.shared_bytes)),
-                 grid, name);
-  }
+  allow_shared_memory(entry, grid, name);
   void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
   check_launch(cudaLaunchKernel(entry, dim3(grid.blocks), dim3(grid.threads), arguments, grid.shared_bytes,
                                 static_cast<cudaStream_t>(grid.stream)),
+               grid, name);
+}
+
+/// The same for a kernel that uses grid_barrier(): all its blocks run at the same time, as many of grid.blocks as the
+/// device has room for. Can be captured, too.
+template <class Params>
+void launch_cooperative(void (*kernel)(Params), const Grid& most, const std::type_identity_t<Params>& params,
+                        const char* name) {
+  if (most.blocks == 0) return;
+  const void* entry = reinterpret_cast<const void*>(kernel);
+  allow_shared_memory(entry, most, name);
+  const Grid grid = resident(entry, most, name);
+  void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
+  check_launch(cudaLaunchCooperativeKernel(entry, dim3(grid.blocks), dim3(grid.threads), arguments,
+                                           grid.shared_bytes, static_cast<cudaStream_t>(grid.stream)),
                grid, name);
 }
 

@@ -22,6 +22,7 @@ struct BlockTeam {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = 1;
+  static constexpr RowCut kRowCut{1 << 30, 64, 64, 1, 1, 0};         // chunks would run one after the other
   static constexpr int kScratch = kMaxSums * (kMaxThreads / kWarp);  // scalars; a multiple of 64 bytes
 
   T* scratch;  // kScratch scalars of shared memory, for the team itself
@@ -83,19 +84,22 @@ struct BlockTeam {
   }
 
   __device__ void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
-    pb::cuda::mix<T>(s, a, b, c);
+    pb::cuda::mix<T>(warps(), s, a, b, c);
     __syncthreads();
   }
 
   __device__ void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
-    pb::cuda::dots<T>(s, a, b, c);
+    pb::cuda::dots<T>(warps(), s, a, b, c);
     __syncthreads();
   }
 
   __device__ void row_sums(Shape s, Matrix<const T> a, T* out) const {
-    pb::cuda::row_sums<T>(s, a, out);
+    pb::cuda::row_sums<T>(warps(), s, a, out);
     __syncthreads();
   }
+
+ private:
+  __device__ static Warps warps() { return {warps_of_block(), warp_in_block()}; }
 };
 
 }  // namespace pb::cuda

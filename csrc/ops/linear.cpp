@@ -36,7 +36,7 @@ void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
 template <class T>
 void run(const LinearCall<T>& call, const Tensor& x, bool reverse) {
 #if PB_WITH_TORCH_CUDA
-  if (x.is_cuda()) return run_cuda(call.params, call.variant, x, reverse);
+  if (x.is_cuda()) return run_cuda(call.params, call.variant, call.regime == Regime::kRows, x, reverse);
 #endif
   TORCH_CHECK(x.is_cpu(), "pybilevel: this build has no kernels for ", x.device());
   const LinearEntries<T>& kernels = cpu_kernels().in<T>();
@@ -117,7 +117,8 @@ Index scratch_bytes(const LinearInputs& in) {
   LinearCall<T> call(in);
   for (Batch<T>* bar : cotangents(call.params)) bar->data = &nowhere<T>;  // wanted, wherever it would go
 #if PB_WITH_TORCH_CUDA
-  if (in.x.is_cuda()) return scratch_bytes_cuda(call.params, call.variant, in.x);
+  if (in.x.is_cuda())
+    return scratch_bytes_cuda(call.params, call.variant, call.regime == Regime::kRows, in.x);
 #endif
   const LinearEntries<T>& kernels = cpu_kernels().in<T>();
   const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));

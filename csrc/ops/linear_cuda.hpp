@@ -8,9 +8,9 @@
 
 namespace pb {
 
-// `params` with device pointers but for the plan, which is still in host memory. x names the device.
+// `params` with device pointers but for the plan, which is still in host memory. `rows`: the regime. x names the device.
 template <class T>
-void run_cuda(LinearParams<T> params, LinearVariant variant, const at::Tensor& x, bool reverse);
+void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at::Tensor& x, bool reverse);
 
 // Scalars of a task in the trajectory.
 template <class T>
@@ -18,6 +18,7 @@ Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, const
 
 // Bytes of workspace in device memory, the larger of both directions; 0 where scratch fits in shared memory.
 template <class T>
-Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
+Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, bool rows,
+                         const at::Tensor& x);
 
 }  // namespace pb

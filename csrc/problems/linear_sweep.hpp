@@ -13,8 +13,7 @@ class LinearSweep {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
-  static constexpr Index kBlockBytes = 16 << 10, kMostBlock = 64, kChunkRows = 256;
-  static constexpr Index kMostChunks = 16, kFewChunks = 4, kSumBytes = 4 << 20;  // few where sums are large
+  static constexpr RowCut kCut = Team::kRowCut;
 
   // `size` scalars of a sum; behind each partial one are `scratch` scalars for whatever a block needs.
   PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0)
@@ -27,8 +26,8 @@ class LinearSweep {
 
   // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
   PB_HD static Index block_rows(Index features) {
-    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kBlockBytes / (features * Index(sizeof(T)));
-    return fit < unit ? unit : fit < kMostBlock ? fit / unit * unit : kMostBlock;
+    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
+    return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
   }
 
   // f(member, first row, number of rows, partial sum to add to)
@@ -56,8 +55,8 @@ class LinearSweep {
 
  private:
   PB_HD static Index count_chunks(Index rows, Index size) {
-    const Index wanted = ceil_div(rows, kChunkRows), fit = kSumBytes / (size * Index(sizeof(T)) + 1);
-    const Index most = fit < kFewChunks ? kFewChunks : fit < kMostChunks ? fit : kMostChunks;
+    const Index wanted = ceil_div(rows, kCut.chunk), fit = kCut.sums / (size * Index(sizeof(T)) + 1);
+    const Index most = fit < kCut.few ? kCut.few : fit < kCut.most ? fit : kCut.most;
     return wanted < 1 ? 1 : wanted < most ? wanted : most;
   }
 

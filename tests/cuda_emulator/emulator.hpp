@@ -7,8 +7,8 @@
 //   -DPB_CUDA_EMULATOR_THREADS   a host thread each; for -fsanitize=thread, which sees races between lanes
 // Checked in both: all lanes of a warp (of a block) meet in the same barrier and leave the kernel together;
 // shuffles name the whole warp and an existing source lane. Shared memory is a fresh allocation for each
-// block, of the exact size and filled with NaN. Blocks run one after another, so races between blocks go
-// unseen. Blocks are one-dimensional and a multiple of 32 threads; static __shared__ variables, atomics and
+// block, of the exact size and filled with NaN. Blocks of a common launch run one after another, so races
+// between them go unseen; those of a cooperative launch are all alive, and meet in grid barriers. Blocks are one-dimensional and a multiple of 32 threads; static __shared__ variables, atomics and
 // partial warp masks do not exist here.
 #pragma once
 
@@ -18,6 +18,8 @@
 #include <functional>
 #include <memory>
 #include <source_location>
+#include <type_traits>
+#include <vector>
 
 #ifdef PB_CUDA_EMULATOR_THREADS
 #include "threads.hpp"
@@ -31,8 +33,8 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define threadIdx (::emulator::Index{::emulator::Lanes::self()})
-#define blockIdx (::emulator::Index{::emulator::launch().block})
+#define threadIdx (::emulator::Index{::emulator::Lanes::self() % ::emulator::launch().threads})
+#define blockIdx (::emulator::Index{::emulator::launch().first + ::emulator::block_alive()})
 #define blockDim (::emulator::Index{::emulator::launch().threads})
 #define gridDim (::emulator::Index{::emulator::launch().blocks})
 
@@ -46,11 +48,15 @@ struct Index {
   unsigned x;
 };
 
-/// The launch in progress, and the block of it that runs now.
+/// The launch in progress, and the blocks of it that are alive: first, first + 1 ...
 struct Launch {
-  unsigned blocks = 0, threads = 0, block = 0;
-  void* shared = nullptr;
-  alignas(16) unsigned char exchange[kMaxThreads][16];  // one place a lane, for shuffles
+  struct alignas(16) Place {
+    unsigned char bytes[16];
+  };
+  unsigned blocks = 0, threads = 0, first = 0;
+  bool cooperative = false;
+  std::vector<std::unique_ptr<void, decltype(&std::free)>> shared;  // of each block alive
+  std::vector<Place> exchange;                                      // one place a lane, for shuffles
 };
 
 inline Launch& launch() {
@@ -66,20 +72,29 @@ inline std::unique_ptr<void, decltype(&std::free)> poisoned_memory(std::size_t b
   return {memory, &std::free};
 }
 
-/// Runs kernel(params) for blocks x threads.
+/// The number of the calling lane's block among those alive, and its shared memory.
+inline unsigned block_alive() { return Lanes::self() / launch().threads; }
+inline void* shared_memory() { return launch().shared[block_alive()].get(); }
+
+/// Runs kernel(params) for blocks x threads: one block after the other, or (cooperative) all at once.
 template <class Params>
 void run(void (*kernel)(Params), unsigned blocks, unsigned threads, std::size_t shared_bytes,
-         const std::type_identity_t<Params>& params) {
+         bool cooperative, const std::type_identity_t<Params>& params) {
+  if (blocks == 0) return;
   if (threads == 0 || threads > kMaxThreads || threads % kWarp != 0)
     fail("a block must have 32, 64, ... 1024 threads");
-  launch().blocks = blocks;
-  launch().threads = threads;
-  for (unsigned block = 0; block < blocks; ++block) {
-    const auto shared = poisoned_memory(shared_bytes);
-    launch().block = block;
-    launch().shared = shared.get();
-    Lanes::run(threads, [&](unsigned) { kernel(params); });
+  Launch& now = launch();
+  now.blocks = blocks;
+  now.threads = threads;
+  now.cooperative = cooperative;
+  const unsigned alive = cooperative ? blocks : 1;
+  now.exchange.resize(alive * threads);
+  for (now.first = 0; now.first < blocks; now.first += alive) {
+    now.shared.clear();
+    for (unsigned block = 0; block < alive; ++block) now.shared.push_back(poisoned_memory(shared_bytes));
+    Lanes::run(alive, threads, [&] { kernel(params); });
   }
+  now.shared.clear();
 }
 
 template <class T>
@@ -88,14 +103,20 @@ T exchange(unsigned mask, T value, unsigned source, const std::source_location& 
   if (mask != kFullMask) fail("a shuffle must name the whole warp");
   if (source >= kWarp) fail("a shuffle reads from a lane outside the warp");
   const unsigned lane = Lanes::self(), warp = lane / kWarp * kWarp;
-  std::memcpy(launch().exchange[lane], &value, sizeof value);
+  std::memcpy(launch().exchange[lane].bytes, &value, sizeof value);
   Lanes::arrive({Event::Kind::warp, site});
-  std::memcpy(&value, launch().exchange[warp + source], sizeof value);
+  std::memcpy(&value, launch().exchange[warp + source].bytes, sizeof value);
   Lanes::arrive({Event::Kind::warp, site});
   return value;
 }
 
 inline unsigned lane_in_warp() { return Lanes::self() % kWarp; }
+
+/// The barrier of a cooperative launch.
+inline void grid_barrier(const std::source_location& site = std::source_location::current()) {
+  if (!launch().cooperative) fail("a grid barrier needs a cooperative launch");
+  Lanes::arrive({Event::Kind::grid, site});
+}
 
 }  // namespace emulator
 

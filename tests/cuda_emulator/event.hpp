@@ -11,10 +11,10 @@ namespace emulator {
 inline constexpr unsigned kWarp = 32;
 inline constexpr int kExitCode = 66;  // of a program that breaks a rule of CUDA
 
-/// One meeting point in the life of a lane: `__syncwarp` and shuffles (warp), `__syncthreads` (block), its
-/// end (exit).
+/// One meeting point in the life of a lane: `__syncwarp` and shuffles (warp), `__syncthreads` (block), the
+/// barrier of a cooperative launch (grid), its end (exit).
 struct Event {
-  enum class Kind { warp, block, exit };
+  enum class Kind { warp, block, grid, exit };
   Kind kind = Kind::exit;
   std::source_location site = {};
 
@@ -39,12 +39,13 @@ inline void describe(char* text, std::size_t size, const Event& event) {
     std::snprintf(text, size, "has returned from the kernel");
     return;
   }
-  std::snprintf(text, size, "waits in a %s barrier at %s:%u",
-                event.kind == Event::Kind::warp ? "warp" : "block", event.site.file_name(),
-                static_cast<unsigned>(event.site.line()));
+  const char* kinds[] = {"warp", "block", "grid"};
+  std::snprintf(text, size, "waits in a %s barrier at %s:%u", kinds[static_cast<int>(event.kind)],
+                event.site.file_name(), static_cast<unsigned>(event.site.line()));
 }
 
-/// Fails unless the events of lanes first, first + stride, ... below last are the same.
+/// Fails unless the events of lanes first, first + stride, ... below last are the same. Lanes of all blocks
+/// alive are numbered through.
 inline void check_same(const Event* events, unsigned first, unsigned last, unsigned stride = 1) {
   for (unsigned lane = first + stride; lane < last; lane += stride) {
     if (events[lane] == events[first]) continue;

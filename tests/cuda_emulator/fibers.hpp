@@ -1,4 +1,4 @@
-// Runs the threads of a block as fibers of one host thread: deterministic, fast, made for ASan and UBSan.
+// Runs the threads of one or more blocks as fibers of one host thread: deterministic, fast, made for ASan and UBSan.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -13,13 +13,13 @@
 
 namespace emulator {
 
-/// The fibers of one block. A fiber runs until its next event; a warp goes on when its lanes agree, a block
-/// when its warps do.
+/// The fibers of the blocks that are alive. A fiber runs until its next event; a warp goes on when its lanes
+/// agree, a block when its warps do, the grid when its blocks do.
 class Lanes {
  public:
-  /// Runs body(thread) once for each thread in [0, threads); threads is a multiple of the warp size.
-  static void run(unsigned threads, const std::function<void(unsigned)>& body) {
-    Lanes lanes(threads, body);
+  /// Runs body() once for each lane of `blocks` blocks side by side; threads is a multiple of the warp size.
+  static void run(unsigned blocks, unsigned threads, const std::function<void()>& body) {
+    Lanes lanes(blocks, threads, body);
     current() = &lanes;
     lanes.schedule();
     current() = nullptr;
@@ -28,7 +28,7 @@ class Lanes {
   /// Called by the running fiber: comes back when all whom the event concerns have reached it.
   static void arrive(const Event& event) { current()->suspend(event); }
 
-  /// The number of the running fiber in its block.
+  /// The number of the running fiber among those alive, block by block.
   static unsigned self() { return current()->running_; }
 
  private:
@@ -51,10 +51,10 @@ class Lanes {
     return all;
   }
 
-  Lanes(unsigned threads, const std::function<void(unsigned)>& body)
-      : threads_(threads), body_(body), events_(threads) {
-    if (fibers().size() < threads) fibers().resize(threads);
-    for (unsigned thread = 0; thread < threads; ++thread) prepare(fibers()[thread]);
+  Lanes(unsigned blocks, unsigned threads, const std::function<void()>& body)
+      : threads_(threads), all_(blocks * threads), body_(body), events_(all_), runnable_(all_ / kWarp, true) {
+    if (fibers().size() < all_) fibers().resize(all_);
+    for (unsigned lane = 0; lane < all_; ++lane) prepare(fibers()[lane]);
   }
 
   static void prepare(Fiber& fiber) {
@@ -70,20 +70,36 @@ class Lanes {
   }
 
   void schedule() {
-    std::vector<bool> runnable(threads_ / kWarp, true);
     for (bool sweep_down = false;; sweep_down = !sweep_down) {
-      bool progress = false;
-      for (unsigned warp = 0; warp < runnable.size(); ++warp) {
-        if (!runnable[warp]) continue;
-        step_warp(warp * kWarp, sweep_down);
-        runnable[warp] = events_[warp * kWarp].kind == Event::Kind::warp;
-        progress = true;
-      }
-      if (progress) continue;
-      check_same(events_.data(), 0, threads_, kWarp);
+      if (step_warps(sweep_down) || release_blocks()) continue;
+      check_same(events_.data(), 0, all_, threads_);  // all blocks wait for the grid, or have returned
       if (events_[0].kind == Event::Kind::exit) return;
-      runnable.assign(runnable.size(), true);
+      runnable_.assign(runnable_.size(), true);
     }
+  }
+
+  // Whether any warp could run.
+  bool step_warps(bool sweep_down) {
+    bool progress = false;
+    for (unsigned warp = 0; warp < runnable_.size(); ++warp) {
+      if (!runnable_[warp]) continue;
+      step_warp(warp * kWarp, sweep_down);
+      runnable_[warp] = events_[warp * kWarp].kind == Event::Kind::warp;
+      progress = true;
+    }
+    return progress;
+  }
+
+  // Whether any block was waiting for its own barrier; no warp is runnable.
+  bool release_blocks() {
+    bool progress = false;
+    for (unsigned first = 0; first < all_; first += threads_) {
+      check_same(events_.data(), first, first + threads_, kWarp);
+      if (events_[first].kind != Event::Kind::block) continue;
+      for (unsigned lane = first; lane < first + threads_; lane += kWarp) runnable_[lane / kWarp] = true;
+      progress = true;
+    }
+    return progress;
   }
 
   // Lanes run upwards and downwards in turn, so that code that leans on their order fails in one of the two.
@@ -92,9 +108,9 @@ class Lanes {
     check_same(events_.data(), first, first + kWarp);
   }
 
-  void resume(unsigned thread) {
-    running_ = thread;
-    Fiber& fiber = fibers()[thread];
+  void resume(unsigned lane) {
+    running_ = lane;
+    Fiber& fiber = fibers()[lane];
     start_switch(&scheduler_fake_stack_, fiber.stack.get(), kStackBytes);
     swapcontext(&scheduler_, &fiber.context);
     finish_switch(scheduler_fake_stack_, nullptr, nullptr);
@@ -112,7 +128,7 @@ class Lanes {
   static void enter() {
     Lanes& lanes = *current();
     finish_switch(nullptr, &lanes.scheduler_bottom_, &lanes.scheduler_size_);
-    lanes.body_(lanes.running_);
+    lanes.body_();
     lanes.suspend({Event::Kind::exit, {}});
     fail("a finished fiber was resumed");
   }
@@ -131,9 +147,10 @@ class Lanes {
 #endif
   }
 
-  unsigned threads_;
-  const std::function<void(unsigned)>& body_;
+  unsigned threads_, all_;
+  const std::function<void()>& body_;
   std::vector<Event> events_;
+  std::vector<bool> runnable_;
   unsigned running_ = 0;
   ucontext_t scheduler_ = {};
   void* scheduler_fake_stack_ = nullptr;

@@ -16,28 +16,37 @@ using pb::Index;
 using pb::LinearLoss;
 
 constexpr auto kSoftmax = LinearLoss::kSoftmax, kSquared = LinearLoss::kSquared;
-constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual;
-constexpr pb::cuda::Device kLarge{227 * 1024, 132},
-    kTiny{0, 1};  // tiny: no scratch fits, and few blocks at once
+constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual, kNormal = Coordinates::kNormal;
+
+// How the tasks run, and on which device.
+struct Run {
+  pb::cuda::Device device;
+  bool rows = false;
+};
+constexpr Run kLarge{{227 * 1024, 132}}, kTiny{{0, 1}};  // tiny: no scratch fits, and few blocks at once
+#ifdef PB_CUDA_EMULATOR_THREADS
+constexpr Run kGrid{{227 * 1024, 1}, true}, kOtherGrid = kGrid;  // two blocks of host threads
+#else
+constexpr Run kGrid{{227 * 1024, 2}, true}, kOtherGrid{{227 * 1024, 3}, true};
+#endif
 
 std::vector<double> run_cpu(const Case& c) {
-  const Index widest = std::max(c.rows, c.features) + 8;  // room for any padding to whole packs
-  Batch batch(c, 2 * (c.classes * (widest + 1) + 16));
   const pb::LinearEntries<double>& kernels = pb::linear_kernels_baseline.in<double>();
+  const pb::LinearVariant variant{c.loss, c.coordinates};
+  Batch batch(c, kernels.tape_size(Batch(c, 1).params, variant, pb::Regime::kTasks));
   const pb::Parallel parallel{[](Index count, pb::Parallel::Body body, void* context) {
     for (Index i = 0; i < count; ++i) body(context, i);
   }};
-  const pb::LinearVariant variant{c.loss, c.coordinates};
   kernels.forward(batch.params, variant, pb::Regime::kTasks, parallel);
   batch.prepare_reverse();
   kernels.reverse(batch.params, variant, pb::Regime::kTasks, parallel);
   return batch.outcome();
 }
 
-void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool reverse) {
+void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
   const pb::LinearVariant variant{c.loss, c.coordinates};
-  const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, reverse, device);
-  std::vector<double> workspace(static_cast<std::size_t>(how.blocks * how.workspace_size));
+  const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, run.rows, reverse, run.device);
+  std::vector<double> workspace(static_cast<std::size_t>(how.workspace_size));
   batch.params.workspace = workspace.data();
   if (reverse) {
     linear_reverse(batch.params, variant, how, nullptr);
@@ -46,12 +55,12 @@ void run_half(Batch& batch, const Case& c, const pb::cuda::Device& device, bool 
   }
 }
 
-std::vector<double> run_cuda(const Case& c, const pb::cuda::Device& device) {
+std::vector<double> run_cuda(const Case& c, const Run& run) {
   const pb::LinearVariant variant{c.loss, c.coordinates};
-  Batch batch(c, plan_linear(Batch(c, 1).params, variant, false, device).tape_size);
-  run_half(batch, c, device, false);
+  Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.rows, false, run.device).tape_size);
+  run_half(batch, c, run, false);
   batch.prepare_reverse();
-  run_half(batch, c, device, true);
+  run_half(batch, c, run, true);
   return batch.outcome();
 }
 
@@ -78,15 +87,31 @@ bool identical(const Case& c, const char* what, const std::vector<double>& got,
 }
 
 bool check(const Case& c) {
-  const std::vector<double> shared = run_cuda(c, kLarge);
-  bool right =
-      close(c, shared, run_cpu(c)) & identical(c, "scratch in global memory", run_cuda(c, kTiny), shared);
+  const std::vector<double> cpu = run_cpu(c), shared = run_cuda(c, kLarge), grid = run_cuda(c, kGrid);
+  bool right = close(c, shared, cpu) & close(c, grid, cpu) &
+               identical(c, "scratch in global memory", run_cuda(c, kTiny), shared) &
+               identical(c, "other blocks", run_cuda(c, kOtherGrid), grid);
   if (c.steps > 2) {
     Case other = c;
     other.slots = c.slots >= 0 ? -1 : 2;
-    right &= identical(c, "another plan", run_cuda(other, kLarge), shared);
+    right &= identical(c, "another plan", run_cuda(other, kLarge), shared) &
+             identical(c, "another plan on the grid", run_cuda(other, kGrid), grid);
   }
   return right;
+}
+
+// One large task has the whole device, many or small ones a block each.
+bool chooses_regime() {
+  pb::LinearParams<double> params;
+  params.features = 784, params.classes = 10;
+  const auto whole_grid = [&](Index tasks, Index rows) {
+    params.tasks = tasks, params.support.rows = rows;
+    return plan_linear(params, {kSoftmax, kPrimal}, false, false, kLarge.device).whole_grid;
+  };
+  if (whole_grid(1, 20000) && whole_grid(8, 20000) && !whole_grid(64, 20000) && !whole_grid(1, 25))
+    return true;
+  std::puts("wrong: the regime");
+  return false;
 }
 
 // Sizes that 31-bit indices cannot reach are refused before anything starts.
@@ -94,7 +119,7 @@ bool refuses_large_tasks() {
   pb::LinearParams<double> params;
   params.tasks = 1, params.features = 1 << 20, params.classes = 10, params.support.rows = 1 << 10;
   try {
-    plan_linear(params, {kSoftmax, kPrimal}, false, kLarge);
+    plan_linear(params, {kSoftmax, kPrimal}, false, false, kLarge.device);
   } catch (const std::invalid_argument& error) {
     return std::strstr(error.what(), "1024 rows, 1048576 features and 10 classes exceeds") != nullptr;
   }
@@ -110,6 +135,8 @@ const Case kCases[] = {
     {"everything, dual", kSoftmax, kDual, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, false, true},
     {"squared", kSquared, kPrimal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
     {"squared, dual", kSquared, kDual, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
+    {"squared, normal", kSquared, kNormal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false,
+     false},
 #ifndef PB_CUDA_EMULATOR_THREADS
     {"no query", kSoftmax, kPrimal, 2, 4, 0, 3, 2, 5, 2, true},
     {"no query, dual", kSoftmax, kDual, 2, 4, 0, 3, 2, 5, 2, true},
@@ -119,6 +146,8 @@ const Case kCases[] = {
     {"no steps, dual", kSoftmax, kDual, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
     {"many rows", kSoftmax, kPrimal, 1, 260, 70, 6, 2, 2, 1, true},
     {"many rows, dual", kSoftmax, kDual, 1, 70, 3, 67, 3, 2, 1, false, false, true, true, true},
+    {"many rows, normal", kSquared, kNormal, 1, 150, 3, 17, 3, 3, 1, true, false, true, true, true, true,
+     true},
     {"no tasks", kSoftmax, kPrimal, 0, 3, 2, 4, 3, 2},
 #endif
 };
@@ -126,7 +155,7 @@ const Case kCases[] = {
 }  // namespace
 
 int main() {
-  bool right = refuses_large_tasks();
+  bool right = refuses_large_tasks() & chooses_regime();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // nothing is lost where a sanitizer ends the program
   for (const Case& c : kCases) right &= check(c);
   if (right) std::puts("right");

@@ -9,8 +9,10 @@
 
 namespace {
 
+using pb::cuda::grid_barrier;
 using pb::cuda::kFullMask;
 using pb::cuda::launch;
+using pb::cuda::launch_cooperative;
 using pb::cuda::shared_memory;
 
 struct Params {
@@ -128,6 +130,38 @@ __global__ void unwritten(const __grid_constant__ Params p) {
   p.out[threadIdx.x] = shared_memory<double>()[threadIdx.x];
 }
 
+// Each thread reads, three times over, what a thread of another block wrote.
+__global__ void grid_reverse(const __grid_constant__ Params p) {
+  const unsigned self = blockIdx.x * blockDim.x + threadIdx.x, all = gridDim.x * blockDim.x;
+  for (int round = 0; round < 3; ++round) {
+    p.out[self] = p.in[self] + round;
+    grid_barrier();
+    const double other = p.out[all - 1 - self];
+    grid_barrier();
+    p.out[self] = other;
+  }
+}
+
+// A barrier of each block orders nothing between blocks.
+__global__ void block_barrier_for_grid(const __grid_constant__ Params p) {
+  const unsigned self = blockIdx.x * blockDim.x + threadIdx.x, all = gridDim.x * blockDim.x;
+  p.out[self] = p.in[self];
+  __syncthreads();
+  p.out[self] += p.out[all - 1 - self];
+}
+
+__global__ void early_exit_of_block(const __grid_constant__ Params) {
+  if (blockIdx.x == 1) return;
+  grid_barrier();
+}
+
+__global__ void grid_barrier_of_one_warp(const __grid_constant__ Params) {
+  if (threadIdx.x < 32) grid_barrier();
+  __syncthreads();
+}
+
+__global__ void grid_barrier_in_common_launch(const __grid_constant__ Params) { grid_barrier(); }
+
 struct Data {
   std::vector<double> in, out;
   explicit Data(int n) : in(static_cast<std::size_t>(n)), out(in) {
@@ -164,6 +198,15 @@ bool check_shuffles() {
   return true;
 }
 
+bool check_grid_reverse() {
+  Data data(192);
+  launch_cooperative(grid_reverse, {3, 64, 0, nullptr}, data.params(192), "grid_reverse");
+  for (std::size_t i = 0; i < 192; ++i) {
+    if (data.out[i] != static_cast<double>(191 - i) + 2) return false;
+  }
+  return true;
+}
+
 bool check_poison() {
   Data data(64);
   launch(unwritten, {1, 64, 64 * sizeof(double), nullptr}, data.params(64), "unwritten");
@@ -181,6 +224,7 @@ bool check_empty() {
 struct Broken {
   const char* name;
   void (*kernel)(Params);
+  bool cooperative = false;  // two blocks at once, instead of one
 };
 
 constexpr Broken kBroken[] = {
@@ -196,6 +240,10 @@ constexpr Broken kBroken[] = {
     {"other_kind", other_kind},
     {"partial_mask", partial_mask},
     {"foreign_lane", foreign_lane},
+    {"grid_barrier_in_common_launch", grid_barrier_in_common_launch},
+    {"block_barrier_for_grid", block_barrier_for_grid, true},
+    {"early_exit_of_block", early_exit_of_block, true},
+    {"grid_barrier_of_one_warp", grid_barrier_of_one_warp, true},
 };
 
 struct Sound {
@@ -206,7 +254,7 @@ struct Sound {
 constexpr Sound kSound[] = {
     {"block_sum", check_block_sum}, {"warp_reverse", check_warp_reverse},
     {"shuffles", check_shuffles},   {"poison", check_poison},
-    {"empty", check_empty},
+    {"empty", check_empty},         {"grid_reverse", check_grid_reverse},
 };
 
 }  // namespace
@@ -220,8 +268,12 @@ int main(int argc, char** argv) {
   }
   for (const Broken& broken : kBroken) {
     if (std::strcmp(name, broken.name) != 0) continue;
-    Data data(64);
-    launch(broken.kernel, {1, 64, 64 * sizeof(double), nullptr}, data.params(4), broken.name);
+    Data data(broken.cooperative ? 128 : 64);
+    if (broken.cooperative) {
+      launch_cooperative(broken.kernel, {2, 64, 0, nullptr}, data.params(4), broken.name);
+    } else {
+      launch(broken.kernel, {1, 64, 64 * sizeof(double), nullptr}, data.params(4), broken.name);
+    }
     std::puts("unnoticed");
     return 0;
   }

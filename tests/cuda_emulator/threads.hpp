@@ -1,4 +1,4 @@
-// Runs the threads of a block as threads of the host, so that ThreadSanitizer sees every race between lanes.
+// Runs the threads of one or more blocks as threads of the host, so that ThreadSanitizer sees every race between lanes.
 #pragma once
 
 #include <barrier>
@@ -11,21 +11,21 @@
 
 namespace emulator {
 
-/// The host threads of one block. Every event is first a meeting of the warp, then (unless it concerns the
-/// warp alone) of the block: so that lanes that wait for different things meet and are found, instead of
-/// waiting for ever. The barriers order what CUDA orders and nothing else; a lock here would hide races.
+/// The host threads of the blocks that are alive. Every event is first a meeting of the warp, then (unless it
+/// concerns the warp alone) of the block, then of the grid: so that lanes that wait for different things meet
+/// and are found, instead of waiting for ever. The barriers order what CUDA orders and nothing else; a lock here would hide races.
 class Lanes {
  public:
-  /// Runs body(thread) once for each thread in [0, threads); threads is a multiple of the warp size.
-  static void run(unsigned threads, const std::function<void(unsigned)>& body) {
-    Lanes lanes(threads);
+  /// Runs body() once for each lane of `blocks` blocks side by side; threads is a multiple of the warp size.
+  static void run(unsigned blocks, unsigned threads, const std::function<void()>& body) {
+    Lanes lanes(blocks, threads);
     current() = &lanes;
     std::vector<std::thread> workers;
-    workers.reserve(threads);
-    for (unsigned thread = 0; thread < threads; ++thread) {
-      workers.emplace_back([thread, &body] {
-        number() = thread;
-        body(thread);
+    workers.reserve(blocks * threads);
+    for (unsigned lane = 0; lane < blocks * threads; ++lane) {
+      workers.emplace_back([lane, &body] {
+        number() = lane;
+        body();
         arrive({Event::Kind::exit, {}});
       });
     }
@@ -38,24 +38,35 @@ class Lanes {
     Lanes& lanes = *current();
     lanes.events_[self()] = event;
     lanes.warps_[self() / kWarp].arrive_and_wait();
-    if (event.kind != Event::Kind::warp) lanes.block_.arrive_and_wait();
+    if (event.kind == Event::Kind::warp) return;
+    lanes.blocks_[self() / lanes.threads_].arrive_and_wait();
+    if (event.kind != Event::Kind::block) lanes.grid_.arrive_and_wait();
   }
 
-  /// The number of the calling lane in its block.
+  /// The number of the calling lane among those alive, block by block.
   static unsigned self() { return number(); }
 
  private:
   struct Check {
     const Event* events;
-    unsigned first, last;
-    void operator()() noexcept { check_same(events, first, last); }
+    unsigned first, last, stride;
+    void operator()() noexcept { check_same(events, first, last, stride); }
   };
 
-  explicit Lanes(unsigned threads)
-      : events_(threads), block_(static_cast<std::ptrdiff_t>(threads), Check{events_.data(), 0, threads}) {
-    for (unsigned first = 0; first < threads; first += kWarp) {
-      warps_.emplace_back(static_cast<std::ptrdiff_t>(kWarp), Check{events_.data(), first, first + kWarp});
-    }
+  using Barrier = std::barrier<Check>;
+
+  Lanes(unsigned blocks, unsigned threads)
+      : threads_(threads),
+        events_(blocks * threads),
+        grid_(static_cast<std::ptrdiff_t>(events_.size()), check(0, blocks * threads, threads)) {
+    for (unsigned first = 0; first < blocks * threads; first += threads)
+      blocks_.emplace_back(static_cast<std::ptrdiff_t>(threads), check(first, first + threads, kWarp));
+    for (unsigned first = 0; first < blocks * threads; first += kWarp)
+      warps_.emplace_back(static_cast<std::ptrdiff_t>(kWarp), check(first, first + kWarp, 1));
+  }
+
+  Check check(unsigned first, unsigned last, unsigned stride) const {
+    return {events_.data(), first, last, stride};
   }
 
   static Lanes*& current() {
@@ -64,13 +75,14 @@ class Lanes {
   }
 
   static unsigned& number() {
-    static thread_local unsigned thread = 0;
-    return thread;
+    static thread_local unsigned lane = 0;
+    return lane;
   }
 
+  unsigned threads_;
   std::vector<Event> events_;
-  std::barrier<Check> block_;
-  std::deque<std::barrier<Check>> warps_;
+  Barrier grid_;
+  std::deque<Barrier> blocks_, warps_;
 };
 
 }  // namespace emulator

@@ -1,0 +1,9 @@
+// Large linear tasks on the whole device, in double precision.
+#include "cuda/linear_grid_kernel.hpp"
+
+namespace pb::cuda {
+
+template LinearLaunch plan_grid(const LinearParams<double>&, LinearVariant, bool, const Device&);
+template void start_grid(const LinearParams<double>&, LinearVariant, bool, const LinearLaunch&, void*);
+
+}  // namespace pb::cuda
