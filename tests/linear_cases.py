@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from linear_leaves import Leaves, arranged, setting_shape
 from torch import Tensor
 
 import pybilevel as pb
@@ -47,13 +48,17 @@ FORMS = ("number", "scalar", "step", "task", "both")
 STRIDES = ("contiguous", "transposed", "rotated", "sliced", "expanded")
 OBJECTIVES = ("state", "ho", "ml")
 
+WAYS = {"dual": ("dual", "lanes")}
+"""The ways to run in coordinates that have several: as they are, and with a task per SIMD lane."""
+
 ROWS = [
-    (loss, targets, coordinates, optimizer)
+    (loss, targets, way, optimizer)
     for loss, coordinates in _C.registry()["problems"]
+    for way in WAYS.get(coordinates, (coordinates,))
     for targets in TARGETS.get(loss, ())
     for optimizer in _C.registry()["optimizers"]
 ]
-"""Every problem of the registry with every optimizer of the registry."""
+"""Every problem of the registry, in every way, with every optimizer of the registry."""
 
 PAIRS = [(*row, variant) for row in ROWS for variant in VARIANTS.get(row[-1], ())]
 
@@ -69,7 +74,7 @@ class Case:
         l2: "number", "scalar" or "task".
         weights: "none", "random" or "zeros" (some are 0), of both levels.
         w0: whether initial parameters are given.
-        strides: how the memory of every tensor lies, see `_arranged`.
+        strides: how the memory of every tensor lies, see `linear_leaves.arranged`.
         objective: "state" (w_T and the velocity), "ho" (loss) or "ml" (loss and logits; of reduction "mean").
         amplitude: the size of the features.
     """
@@ -98,7 +103,7 @@ class Case:
 
     def inputs(self) -> dict[str, Tensor]:
         """Fresh leaves that ask for gradients, by name; those that this objective uses."""
-        return _Inputs(self).leaves
+        return Leaves(self, VARIANTS[self.optimizer][self.variant][0]).by_name
 
 
 @dataclass(frozen=True)
@@ -109,84 +114,6 @@ class Solution:
     gradients: dict[str, Tensor]
 
 
-class _Inputs:
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.generator = torch.Generator().manual_seed(case.seed)
-        self.leaves: dict[str, Tensor] = {}
-        settings, _ = VARIANTS[case.optimizer][case.variant]
-        scale = 1.0 / case.n if case.reduction == "sum" else 1.0
-        self._data("", case.n)
-        if case.objective != "state":
-            self._data("query_", case.m)
-        if case.l2 != "number":
-            self._add("l2", case.tasks if case.l2 == "task" else (), low=0.02, high=0.2)
-        if case.w0:
-            self._add("w0", (*case.tasks, case.d + case.bias, case.c))
-        for i, (name, size) in enumerate(settings.items()):
-            size *= scale if name == "lr" else 1.0
-            shape = _setting_shape(case.forms[i % len(case.forms)], case)
-            if shape is not None:
-                self._add(name, shape, low=0.7 * size, high=1.1 * size)
-
-    def _data(self, prefix: str, rows: int) -> None:
-        case = self.case
-        self._add(prefix + "x", (*case.tasks, rows, case.d), scale=case.amplitude / case.d**0.5)
-        if case.targets == "soft":
-            low = 0.0 if case.loss == "softmax" else None
-            self._add(prefix + "y", (*case.tasks, rows, case.c), low=low, high=1.0)
-        if case.weights != "none":
-            self._add(prefix + "weights", (*case.tasks, rows), low=0.1, high=1.5)
-            if case.weights == "zeros":
-                mask = torch.rand(self.leaves[prefix + "weights"].shape, generator=self.generator) < 0.4
-                self.leaves[prefix + "weights"].detach()[mask] = 0.0
-
-    def _add(self, name, shape, *, low=None, high=1.0, scale=1.0) -> None:
-        """A leaf from which `_arranged` makes a tensor of this shape; uniform from low to high, or normal."""
-        stored = _stored_shape(self.case.strides, shape)
-        # drawn in float32, so that every dtype gets the same numbers
-        if low is None:
-            values = torch.randn(stored, generator=self.generator) * scale
-        else:
-            values = torch.rand(stored, generator=self.generator) * (high - low) + low
-        self.leaves[name] = values.to(self.case.dtype).requires_grad_()
-
-
-def _setting_shape(form: str, case: Case) -> tuple[int, ...] | None:
-    shapes = {
-        "number": None,
-        "scalar": (),
-        "step": (case.steps,),
-        "task": (*case.tasks, 1) if case.tasks else (),
-        "both": (*case.tasks, case.steps),
-    }
-    return shapes[form]
-
-
-def _stored_shape(strides: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) < 2 or strides == "contiguous":
-        return shape
-    stored = {
-        "transposed": (*shape[:-2], shape[-1], shape[-2]),
-        "rotated": (*shape[1:], shape[0]),
-        "sliced": (*shape[:-1], 2 * shape[-1]),
-        "expanded": (min(shape[0], 1), *shape[1:]),
-    }
-    return stored[strides]
-
-
-def _arranged(strides: str, leaf: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
-    """The leaf as a view of a given shape: a transpose, the first axis innermost, every second column, or expanded."""
-    ways: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
-        "contiguous": lambda shape: leaf,
-        "transposed": lambda shape: leaf.mT,
-        "rotated": lambda shape: leaf.movedim(-1, 0),
-        "sliced": lambda shape: leaf[..., ::2],
-        "expanded": lambda shape: leaf.expand(shape),
-    }
-    return ways["contiguous"] if leaf.ndim < 2 else ways[strides]
-
-
 class Built:
     """The problem, the outer problem and the optimizer's settings of a case on its leaves."""
 
@@ -195,7 +122,7 @@ class Built:
         self.leaves = leaves
         numbers, self.flags = VARIANTS[case.optimizer][case.variant]
         self.settings: dict[str, Any] = {
-            name: self._view(name, _setting_shape(case.forms[i % len(case.forms)], case), size)
+            name: self._view(name, setting_shape(case.forms[i % len(case.forms)], case), size)
             for i, (name, size) in enumerate(numbers.items())
         }
         self.w0 = self._view("w0", (*case.tasks, case.d + case.bias, case.c), None)
@@ -210,7 +137,7 @@ class Built:
 
     def _view(self, name: str, shape: tuple[int, ...] | None, otherwise: Any) -> Any:
         leaf = self.leaves.get(name)
-        return otherwise if leaf is None or shape is None else _arranged(self.case.strides, leaf)(shape)
+        return otherwise if leaf is None or shape is None else arranged(self.case.strides, leaf)(shape)
 
     def _data(self, prefix: str, rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
         case = self.case
@@ -316,19 +243,32 @@ def _detached(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in values.items()}
 
 
+def regimes(way: str) -> tuple[str, ...]:
+    """The regimes that a way of `ROWS` can run in."""
+    return ("lanes",) if way == "lanes" else ("tasks", "rows")
+
+
 @contextmanager
-def forced(coordinates: str | None = None, regime: str | None = None) -> Iterator[None]:
-    """Within it the fused engine runs in these coordinates and this regime, whatever is cheaper."""
+def forced(way: str | None = None, regime: str | None = None) -> Iterator[None]:
+    """Within it the fused engine runs in this way and this regime, whatever is cheaper.
+
+    A call that dual coordinates cannot take runs in primal ones, and a task at a time.
+    """
     layout = "pybilevel.engine.layout"
+    coordinates = "dual" if way == "lanes" else way
+    regime = "lanes" if way == "lanes" else regime
+
+    def choose(size, wanted, excluded):
+        return "primal" if coordinates in excluded else coordinates
+
+    def choose_regime(size, chosen, lanes):
+        return "tasks" if regime == "lanes" and chosen != "dual" else regime
+
     with ExitStack() as stack:
         if coordinates is not None:
-
-            def choose(size, wanted, excluded):
-                return "primal" if coordinates in excluded else coordinates
-
             stack.enter_context(mock.patch(f"{layout}.choose_coordinates", choose))
             for rounds_well in ("dual_rounds_well", "normal_rounds_well"):
                 stack.enter_context(mock.patch(f"{layout}.{rounds_well}", lambda *_: True))
         if regime is not None:
-            stack.enter_context(mock.patch(f"{layout}.choose_regime", lambda *_: regime))
+            stack.enter_context(mock.patch(f"{layout}.choose_regime", choose_regime))
         yield

@@ -16,7 +16,7 @@ from pybilevel.engine.arguments import normalise
 from pybilevel.engine.layout import lay_out
 from pybilevel.ops import linear_unroll
 
-COORDINATES = ["primal", "dual"]
+COORDINATES = ["primal", "dual", "lanes"]
 
 
 def trajectory_states(x, steps=40, **options):

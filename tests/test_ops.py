@@ -17,6 +17,8 @@ NAMES = [
 ]
 """The arguments of both operators, in order."""
 
+WAYS = ["primal", "dual", "lanes"]
+
 OP, BACKWARD = torch.ops.pybilevel.linear_unroll.default, torch.ops.pybilevel.linear_unroll_backward.default
 
 CASES = {
@@ -54,14 +56,14 @@ def written_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
-def test_opcheck(name, coordinates, written_memory):
+def test_opcheck(name, way, written_memory):
     """Schema, autograd registration, fake tensors and AOT dispatch, static and dynamic."""
-    torch.library.opcheck(OP, leaves(arguments(CASES[name], coordinates)))
+    torch.library.opcheck(OP, leaves(arguments(CASES[name], way)))
 
 
-@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("coordinates", WAYS)
 @pytest.mark.parametrize("name", ["everything", "soft", "squared"])
 def test_opcheck_of_the_backward(name, coordinates, written_memory):
     """It says that it changes the trajectory, and nothing else; it has no autograd of its own."""
@@ -92,11 +94,12 @@ def test_schema():
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 @pytest.mark.parametrize("variant", ["plain", "momentum"])
 def test_shapes(row, variant):
-    loss, targets, coordinates, optimizer = row
+    loss, targets, way, optimizer = row
     case = Case(loss, targets, optimizer, variant, tasks=(3,), objective="ho")
-    given = arguments(case, coordinates, memory=Revolve(2))
+    given = arguments(case, way, memory=Revolve(2))
     results = linear_unroll(*given)
-    rows, x, regime = case.d + 1, given[0], given[NAMES.index("regime")]
+    rows, x = case.d + 1, given[0]
+    coordinates, regime = (given[NAMES.index(name)] for name in ("coordinates", "regime"))
     state = state_size(x, case.c, True, coordinates, regime, variant == "momentum")
     assert results.w.shape == (3, rows, case.c)
     assert results.velocity.shape == (3, rows if variant == "momentum" else 0, case.c)
@@ -154,7 +157,7 @@ def test_a_plan_that_is_not_one_is_refused():
             linear_unroll(*(named | {"plan": [plan]}).values())
 
 
-@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("coordinates", WAYS)
 @pytest.mark.parametrize("label", [-100, 4, 10**9])
 def test_a_label_out_of_range_gives_nan_and_touches_nothing_else(coordinates, label):
     """Labels are checked where that costs nothing; where they were not, the row must not write elsewhere."""
@@ -168,7 +171,7 @@ def test_a_label_out_of_range_gives_nan_and_touches_nothing_else(coordinates, la
 
 
 def test_nan_features_make_the_first_iterate_bad_in_every_coordinates():
-    for coordinates in ("primal", "dual"):
+    for coordinates in WAYS:
         args = list(arguments(Case(), coordinates))
         x = args[NAMES.index("x")].clone()
         x[0, 0, 0] = float("nan")
@@ -194,7 +197,7 @@ def test_the_backward_operator_checks_shapes(name):
         torch.ops.pybilevel.linear_unroll_backward(*given.values(), [True] * 12, *args)
 
 
-@pytest.mark.parametrize("coordinates", ["primal", "dual"])
+@pytest.mark.parametrize("coordinates", WAYS)
 def test_what_nobody_asks_for_is_empty_and_the_rest_is_the_same(coordinates):
     case = Case(targets="soft", variant="momentum", objective="ml")
     args = arguments(case, coordinates)

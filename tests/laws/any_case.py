@@ -6,14 +6,14 @@ from linear_cases import FORMS, OBJECTIVES, PAIRS, STRIDES, Case
 
 @st.composite
 def any_case(draw: st.DrawFn) -> tuple[str, Case]:
-    """Coordinates, and a case of awkward sizes in them."""
+    """A way to run, and a case of awkward sizes in it."""
 
     def pick(*values):
         return draw(st.sampled_from(values))
 
-    loss, targets, coordinates, optimizer, variant = pick(*PAIRS)
+    loss, targets, way, optimizer, variant = pick(*PAIRS)
     objective = pick(*OBJECTIVES)
-    return coordinates, Case(
+    return way, Case(
         loss,
         targets,
         optimizer,

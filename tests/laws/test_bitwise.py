@@ -7,7 +7,7 @@ import torch
 from any_case import any_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, total
+from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, regimes, total
 
 import pybilevel as pb
 
@@ -53,14 +53,14 @@ LARGE = {"n": 330, "m": 300, "d": 90, "c": 11, "tasks": (2,), "steps": 3}  # pro
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_threads_and_regimes(row, dtype):
-    """1 thread == 2 threads == 3 threads, a thread per task == all threads on the rows of a task."""
+    """1 thread == 2 threads == 3 threads, and a thread per task == all threads on the rows of a task."""
     case = case_of((*row, "nesterov-decay"), dtype=dtype, **LARGE)
     found = []
     threads = torch.get_num_threads()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            for regime in ("tasks", "rows"):
+            for regime in regimes(row[2]):
                 with forced(row[2], regime):
                     found.append(fused(case))
     finally:
@@ -72,12 +72,12 @@ def test_threads_and_regimes(row, dtype):
 @settings(max_examples=100)
 @given(any_case(), st.integers(1, 7), st.sampled_from([pb.Revolve, pb.Periodic]), st.sampled_from(DTYPES))
 def test_sampled(drawn, number, schedule, dtype):
-    """Whatever the case: any schedule in one regime is StoreAll in the other."""
-    coordinates, case = drawn
+    """Whatever the case: any schedule in one regime is StoreAll in the other (in the same one, in lanes)."""
+    way, case = drawn
     case = replace(case, dtype=dtype, steps=9)
-    with forced(coordinates, "tasks"):
+    with forced(way, "tasks"):
         whole = fused(case, memory=pb.StoreAll())
-    with forced(coordinates, "rows"):
+    with forced(way, "rows"):
         assert_same_bits(fused(case, memory=schedule(number)), whole)
 
 

@@ -24,6 +24,7 @@ from linear_cases import (
     exact,
     forced,
     fused,
+    regimes,
     total,
 )
 from tolerance import assert_all_match, assert_matches
@@ -32,16 +33,14 @@ import pybilevel as pb
 from pybilevel import _C
 from pybilevel.engine import oracle
 
-REGIMES = ("tasks", "rows")
-
 
 def case_of(pair, **options):
     loss, targets, _, optimizer, variant = pair
     return Case(loss=loss, targets=targets, optimizer=optimizer, variant=variant, **options)
 
 
-def assert_law(case, coordinates, regime="tasks"):
-    with forced(coordinates, regime):
+def assert_law(case, way, regime="tasks"):
+    with forced(way, regime):
         found = fused(case)
     expected = exact(case)
     assert_all_match(found.values, expected.values)
@@ -54,21 +53,25 @@ def test_registry_has_data():
     optimizers = set(_C.registry()["optimizers"])
     assert losses == set(PROBLEMS) == set(TARGETS)
     assert optimizers == set(OPTIMIZERS) == set(VARIANTS)
-    assert {(loss, coordinates) for loss, _, coordinates, _ in ROWS} == set(_C.registry()["problems"])
+    ways = {(loss, way) for loss, _, way, _ in ROWS}
+    assert ways == set(_C.registry()["problems"]) | {(loss, "lanes") for loss in losses}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize(
+    ("pair", "regime"),
+    [pytest.param(p, r, id="-".join((*p, r))) for p in PAIRS for r in regimes(p[2])],
+)
 def test_registry(pair, regime, objective):
-    """Every problem x optimizer x coordinates x input, in both regimes, through every public objective."""
+    """Every problem x optimizer x coordinates x input, in every regime, through every public objective."""
     assert_law(case_of(pair, objective=objective), pair[2], regime)
 
 
 @pytest.mark.parametrize("forms", [(a, b) for a in FORMS for b in FORMS])
-@pytest.mark.parametrize("coordinates", ["primal", "dual"])
-def test_setting_forms(coordinates, forms):
-    assert_law(Case(variant="nesterov-decay", forms=forms, tasks=(2, 2)), coordinates)
+@pytest.mark.parametrize("way", ["primal", "dual", "lanes", "normal"])
+def test_setting_forms(way, forms):
+    loss, targets = ("squared", "soft") if way == "normal" else ("softmax", "labels")
+    assert_law(Case(loss, targets, variant="nesterov-decay", forms=forms, tasks=(2, 2)), way)
 
 
 @pytest.mark.parametrize("strides", STRIDES)
@@ -90,6 +93,7 @@ EDGES = {
     "many tasks": {"tasks": (37,), "n": 3, "d": 2, "c": 2},
     "several blocks": {"n": 70, "m": 130, "tasks": ()},
     "several chunks": {"n": 300, "m": 530, "d": 3, "c": 3, "tasks": (), "steps": 3},
+    "whole packs": {"tasks": (16,), "n": 5, "m": 4, "d": 3, "c": 2},
     "one past a lane": {"n": 9, "m": 17, "d": 9, "c": 9},
     "no bias": {"bias": False},
     "sum": {"reduction": "sum"},
@@ -143,11 +147,11 @@ def test_cotangents(row, cotangent, of):
 
 
 @settings(max_examples=400)
-@given(any_case(), st.sampled_from(REGIMES))
+@given(any_case(), st.sampled_from(["tasks", "rows"]))
 def test_sampled(drawn, regime):
     """The rest of the grid, four hundred draws at a time."""
-    coordinates, case = drawn
-    assert_law(case, coordinates, regime)
+    way, case = drawn
+    assert_law(case, way, regime)
 
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
