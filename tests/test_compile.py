@@ -124,7 +124,7 @@ def test_a_changed_step_size_does_not_compile_again():
             assert torch.allclose(compiled(**given), meta_objective(**given))
 
 
-@pytest.mark.parametrize("memory", [pb.StoreAll(), pb.Revolve(1)])
+@pytest.mark.parametrize("memory", ["auto", pb.StoreAll(), pb.Revolve(1)])
 def test_second_backward(memory):
     """The compiled reverse half may not overwrite what a second backward needs."""
     compiled = torch.compile(meta_objective, fullgraph=True, backend="aot_eager")

@@ -112,7 +112,9 @@ def test_repetition_and_poison(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
-@pytest.mark.parametrize("schedule", [pb.StoreAll(), pb.Revolve(1), pb.Revolve(2), pb.Periodic(3)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", ["auto", pb.StoreAll(), pb.Revolve(1), pb.Revolve(2), pb.Periodic(3)], ids=str
+)
 def test_second_backward(row, schedule):
     """With retain_graph, the reverse half may have overwritten slots: the forward half runs again, to the same bits."""
     case = case_of((*row, "momentum"), steps=7, objective="ml")

@@ -1,0 +1,135 @@
+"""A task per SIMD lane: to rounding what a task at a time gives, and nothing passes from a lane to its neighbours."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from linear_cases import OBJECTIVES, PAIRS, ROWS, Built, Case, forced, fused
+from tolerance import relative_error
+
+import pybilevel as pb
+from pybilevel.ops.linear import PACK_BYTES
+
+LANES = [row for row in ROWS if row[2] == "lanes"]
+PACK = PACK_BYTES // 8
+TASKS = 2 * PACK + 3
+"""Two packs of float64 and a third one that is not full; in float32 one pack, and a second one that is not full."""
+
+CLOSE = 1e-13
+
+
+def case_of(row, variant="momentum", **options):
+    loss, targets, _, optimizer = row
+    return Case(loss, targets, optimizer, variant, **options)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[2] == "lanes"], ids="-".join)
+def test_they_are_tasks_to_rounding(pair, objective):
+    case = case_of(pair[:4], pair[4], objective=objective, tasks=(TASKS,))
+    with forced("lanes"):
+        found = fused(case)
+    with forced("dual", "tasks"):
+        expected = fused(case)
+    for ours, theirs in ((found.values, expected.values), (found.gradients, expected.gradients)):
+        for name in theirs:
+            assert relative_error(ours[name], theirs[name]) < CLOSE, name
+
+
+def solve(case, leaves, tasks):
+    """The loss of some tasks of a case, and every gradient, by name; each task has its own cotangent."""
+    whole = Built(case, leaves)
+    picked = {name: leaf.detach()[tasks].requires_grad_() for name, leaf in leaves.items()}
+    built = Built(replace(case, tasks=(len(tasks),)), picked)
+    if case.targets == "labels":
+        built.problem.y, built.outer.y = whole.problem.y[tasks], whole.outer.y[tasks]
+    loss = built.fused()["loss"]
+    cotangent = torch.arange(1.0, 1 + case.tasks[0], dtype=loss.dtype)[tasks]
+    found = torch.autograd.grad(loss, list(picked.values()), cotangent)
+    return {"loss": loss.detach()} | dict(zip(picked, found, strict=True))
+
+
+def assert_picked(found, whole, tasks):
+    for name, value in found.items():
+        assert torch.equal(value, whole[name][tasks]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("row", LANES, ids="-".join)
+def test_neighbours_and_the_place_in_the_pack_change_no_bit(row, dtype):
+    """A permutation of the tasks, fewer of them, and each alone: values and every gradient."""
+    case = case_of(row, "nesterov-decay", tasks=(TASKS,), dtype=dtype)
+    leaves = case.inputs()
+    with forced("lanes"):
+        whole = solve(case, leaves, list(range(TASKS)))
+        orders = [torch.randperm(TASKS).tolist(), list(range(TASKS - 4)), [TASKS - 1, 0]]
+        for tasks in [*orders, *([task] for task in range(TASKS))]:
+            assert_picked(solve(case, leaves, tasks), whole, tasks)
+
+
+NAN, HUGE = float("nan"), torch.finfo(torch.float64).max
+BAD = {
+    "from the start": ("w0", (0, 0), NAN, 0),
+    "features": ("x", (0, 0), NAN, 1),
+    "an early step": ("lr", (1,), HUGE, 2),
+    "the last step": ("lr", (4,), HUGE, 5),
+}
+"""The leaf that is changed, where, to what, and the first step whose iterate is then not finite."""
+
+
+def spoil(leaves, task, how):
+    name, where, value, step = BAD[how]
+    leaves["x"].data[task] *= 1e3  # gradients large enough for one huge step
+    leaves[name].data[(task, *where)] = value
+    return step
+
+
+@pytest.mark.parametrize("task", [0, PACK - 1, PACK, TASKS - 1])
+@pytest.mark.parametrize("how", BAD)
+@pytest.mark.parametrize("row", LANES, ids="-".join)
+def test_a_task_that_diverges_is_named_and_harms_no_other(row, how, task):
+    case = case_of(row, tasks=(TASKS,), steps=5)
+    leaves, everyone = case.inputs(), list(range(TASKS))
+    with forced("lanes"), mock.patch("pybilevel.engine.fused._check_status") as check:
+        sound = solve(case, leaves, everyone)
+        assert check.call_args.args[0].tolist() == [-1] * TASKS
+        step = spoil(leaves, task, how)
+        found = solve(case, leaves, everyone)
+    assert check.call_args.args[0].tolist() == [step if i == task else -1 for i in everyone]
+    others = [i for i in everyone if i != task]
+    assert_picked({name: value[others] for name, value in found.items()}, sound, others)
+    assert not found["loss"][task].isfinite()
+
+
+@pytest.mark.parametrize("row", LANES, ids="-".join)
+def test_tasks_of_one_pack_that_diverge_at_different_steps(row):
+    case = case_of(row, tasks=(TASKS,), steps=5)
+    leaves, expected = case.inputs(), [-1] * TASKS
+    for task, how in enumerate(BAD):
+        expected[2 * task] = spoil(leaves, 2 * task, how)
+    with forced("lanes"), pytest.raises(pb.DivergenceError) as caught:
+        Built(case, leaves).fused()
+    assert caught.value.step == 0
+    with forced("lanes"), mock.patch("pybilevel.engine.fused._check_status") as check:
+        Built(case, leaves).fused()
+    assert check.call_args.args[0].tolist() == expected
+
+
+def test_many_tiny_tasks_run_in_lanes_and_one_does_not():
+    def regime_of(tasks, n):
+        x = torch.randn(tasks, n, 64)
+        problem = pb.SoftmaxRegression(x, torch.arange(n).expand(tasks, n) % 5, num_classes=5)
+        return pb.explain(pb.unroll, problem, steps=20, optimizer=pb.SGD(0.1)).regime
+
+    assert "a task per SIMD lane" in regime_of(256, 5)
+    assert "a task per SIMD lane" not in regime_of(1, 5)
+    assert "a task per SIMD lane" not in regime_of(256, 100)
+
+
+def test_where_lanes_are_forced_they_run():
+    """The laws lean on it."""
+    built = Built(Case(), Case().inputs())
+    with forced("lanes"):
+        explained = pb.explain(pb.unroll, built.problem, steps=5, optimizer=built.solver())
+    assert explained.coordinates == "dual" and "a task per SIMD lane" in explained.regime
