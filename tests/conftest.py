@@ -49,6 +49,15 @@ def reproducible() -> Iterator[None]:
     deterministic.fill_uninitialized_memory = filled
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Fastest where operations are tiny: on a busy machine, waiting for a second thread costs 100 times their work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device the fused path supports: one test, run on each that this machine has."""
