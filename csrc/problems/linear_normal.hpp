@@ -2,10 +2,12 @@
 // number of rows. With features Xt (X, and a column of ones for the bias), S = Xt^T diag(s) Xt and b = Xt^T diag(s) Y,
 //
 //   gradient   G = S W - b + rho W                                     (rho does not reach the bias)
-//   pullback   W_bar += S v + rho v,  S_bar += W v^T,  b_bar -= v,  rho_bar += <v, W>
-//   end        with U = Xt (S_bar + S_bar^T) and V = Y b_bar^T, a row each:
-//              X_bar = s (U + V),  s_bar = <U / 2 + V, xt>,  Y_bar = s Xt b_bar
+//   pullback   W_bar += S v + rho v,  S_bar += (W - W_r) v^T,  b_bar -= v,  rho_bar += <v, W>
+//   end        with U = Xt (S_bar + S_bar^T) and V = (Y - Xt W_r) b_bar^T, a row each:
+//              X_bar = s (U + V - Xt b_bar W_r^T),  s_bar = <U / 2 + V, xt>,  Y_bar = s Xt b_bar
 //
+// for any W_r: it is the first W that the reverse half meets, near which the others are; without it, the parts of X_bar
+// and s_bar are large and cancel.
 // The point is W^T, class-major with the bias as its last column: [c x stride]. A gradient costs 2 d^2 c operations and a
 // pullback 4 d^2 c; S costs 2 n d^2, and X_bar as much again.
 #pragma once
@@ -31,11 +33,15 @@ class LinearNormal {
         columns_(params.features + (params.bias ? 1 : 0)),
         stride_(round_up(columns_, Team::kLanes)),
         sweep_(arena, params.support.rows, params.features, moments(),
-               2 * stride_ * LinearSweep<Team>::block_rows(params.features)) {
+               2 * (stride_ + params.classes) * LinearSweep<Team>::block_rows(params.features)) {
     moments_ = arena.take<T>(moments());
     const auto& data = params.support;
     if (!reverse) return;
-    if (data.x_bar || data.weights_bar) square_bar_ = arena.take<T>(square());
+    if (data.x_bar || data.weights_bar) {
+      square_bar_ = arena.take<T>(square());
+      reference_ = arena.take<T>(points());
+      shifted_ = arena.take<T>(points());
+    }
     if (data.x_bar || data.weights_bar || data.targets_bar) linear_bar_ = arena.take<T>(points());
   }
 
@@ -49,6 +55,7 @@ class LinearNormal {
       task_ = task;
       rho_ = *params_.l2.matrix(task).data;
       rho_bar_ = 0;
+      has_reference_ = false;
     });
     rows_.clear(team);
     load_rows(team, params_.support, task, params_.classes, rows_.buffers());
@@ -117,8 +124,10 @@ class LinearNormal {
     multiply(team, v, w_bar, true);
     add_regulariser(team, v, w_bar);
     const Index stride = stride_, classes = params_.classes, features = params_.features;
-    if (square_bar_)
-      team.mix({columns_, stride, classes, true}, {w, 1, stride}, {v, stride}, {square_bar_, stride});
+    if (square_bar_) {
+      shift(team, w);
+      team.mix({columns_, stride, classes, true}, {shifted_, 1, stride}, {v, stride}, {square_bar_, stride});
+    }
     if (linear_bar_) add_scaled(team, points(), T(-1), v, linear_bar_);
     if (!params_.l2_bar) return;
     T sum = inner(team, points(), v, w);
@@ -136,8 +145,13 @@ class LinearNormal {
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       T *const x = partial + moments(), *const u = x + rows * stride_;
       extend(member, first, rows, x);
-      if (rows_.buffers().targets_bar) target_cotangents(member, first, rows, x);
-      if (square_bar_) row_cotangents(member, first, rows, x, u, x_bar);
+      T *const products = u + rows * stride_, *const residuals = products + params_.classes * rows;
+      member.dots({params_.classes, stride_, rows}, {linear_bar_, stride_}, {x, stride_},
+                  {products, rows, 1});
+      if (rows_.buffers().targets_bar) target_cotangents(member, first, rows, products);
+      if (!square_bar_) return;
+      row_cotangents(member, first, rows, x, u, residuals);
+      if (x_bar) feature_cotangents(member, first, rows, u, products, x_bar);
     });
     store_rows(team, params_.support, task_, params_.classes, rows_.buffers());
   }
@@ -172,6 +186,17 @@ class LinearNormal {
                    [=](Index k, Index j) { g[k * stride + j] += rho * w[k * stride + j]; });
   }
 
+  // W - W_r
+  PB_HD void shift(const Team& team, const T* w) {
+    T *const reference = reference_, *const shifted = shifted_;
+    const bool known = has_reference_;
+    team.for_lanes(points(), [=](Index i) {
+      if (!known) Team::store(reference + i, Team::load(w + i));
+      Team::store(shifted + i, Team::load(w + i) - Team::load(reference + i));
+    });
+    team.for_each(1, [=, this](Index) { has_reference_ = true; });
+  }
+
   // S_bar += S_bar^T
   PB_HD void symmetrise(const Team& team) const {
     const Index columns = columns_, stride = stride_;
@@ -183,38 +208,47 @@ class LinearNormal {
     });
   }
 
-  // Y_bar = s Xt b_bar
+  // Y_bar = s Xt b_bar, given Xt b_bar [c, rows].
   template <class Member>
-  PB_HD void target_cotangents(const Member& member, Index first, Index rows, const T* x) const {
+  PB_HD void target_cotangents(const Member& member, Index first, Index rows, const T* products) const {
     const RowBuffers<T> data = rows_.buffers();
-    T* const bar = data.targets_bar + first;
-    const Index classes = params_.classes, stride = stride_;
-    member.dots({classes, stride, rows}, {linear_bar_, stride}, {x, stride}, {bar, data.stride, 1});
-    member.for_pairs(classes, rows,
-                     [=](Index k, Index i) { bar[k * data.stride + i] *= data.scale[first + i]; });
+    member.for_pairs(params_.classes, rows, [=](Index k, Index i) {
+      data.targets_bar[k * data.stride + first + i] = data.scale[first + i] * products[k * rows + i];
+    });
   }
 
-  // X_bar and s_bar of rows first.., given S_bar + S_bar^T; u is scratch.
+  // u = U + V, and s_bar, of rows first..; given S_bar + S_bar^T.
   template <class Member>
   PB_HD void row_cotangents(const Member& member, Index first, Index rows, const T* x, T* u,
-                            Matrix<T> x_bar) const {
+                            T* residuals) const {
     const RowBuffers<T> data = rows_.buffers();
-    const Index features = params_.features, stride = stride_;
+    const Index stride = stride_, classes = params_.classes;
     T* const scale_bar = data.scale_bar;
     const auto along = [=](Index i) {
       T sum = 0;
       for (Index j = 0; j < stride; ++j) sum += u[i * stride + j] * x[i * stride + j];
       return sum;
     };
+    member.dots({classes, stride, rows}, {reference_, stride}, {x, stride}, {residuals, rows, 1});
+    member.for_pairs(classes, rows, [=](Index k, Index i) {
+      residuals[k * rows + i] = data.targets[k * data.stride + first + i] - residuals[k * rows + i];
+    });
     member.mix({rows, stride, columns_}, {x, stride, 1}, {square_bar_, stride}, {u, stride});
     if (scale_bar) member.for_each(rows, [=](Index i) { scale_bar[first + i] = T(-0.5) * along(i); });
-    member.mix({rows, stride, params_.classes, true}, {data.targets + first, 1, data.stride},
-               {linear_bar_, stride}, {u, stride});
+    member.mix({rows, stride, classes, true}, {residuals, 1, rows}, {linear_bar_, stride}, {u, stride});
     if (scale_bar) member.for_each(rows, [=](Index i) { scale_bar[first + i] += along(i); });
-    if (!x_bar) return;
-    member.for_pairs(rows, features, [=](Index i, Index j) {
-      x_bar[first + i][j] = data.scale[first + i] * u[i * stride + j];
-    });
+  }
+
+  // X_bar of rows first.., given U + V and Xt b_bar.
+  template <class Member>
+  PB_HD void feature_cotangents(const Member& member, Index first, Index rows, T* u, T* products,
+                                Matrix<T> x_bar) const {
+    const T* const scale = rows_.buffers().scale;
+    const Index stride = stride_, classes = params_.classes;
+    member.for_each(classes * rows, [=](Index i) { products[i] = -products[i]; });
+    member.mix({rows, stride, classes, true}, {products, 1, rows}, {reference_, stride}, {u, stride});
+    member.for_pairs(rows, params_.features,
+                     [=](Index i, Index j) { x_bar[first + i][j] = scale[first + i] * u[i * stride + j]; });
   }
 
   PB_HD void read(const Team& team, Matrix<const T> from, T* w) const {
@@ -238,6 +272,8 @@ class LinearNormal {
   T rho_ = 0, rho_bar_ = 0;
   T* moments_;  // S [columns, stride], then b [c, stride]
   T *square_bar_ = nullptr, *linear_bar_ = nullptr;
+  T *reference_ = nullptr, *shifted_ = nullptr;  // W_r, and what shift() makes
+  bool has_reference_ = false;
 };
 
 }  // namespace pb::inline PB_ISA

@@ -69,9 +69,9 @@ class LinearRows {
     const Row<Team> p = scores(i), y = targets(i);
     const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
     if (scale_bar_) {
-      Lane total = Team::load(scale_bar_ + i);
-      for (Index k = 0; k < classes_; ++k) total += Loss::residual(p[k], y[k], sigma) * u[k];
-      Team::store(scale_bar_ + i, total);
+      Lane step{};  // summed before it meets the sum over all steps, which is much larger
+      for (Index k = 0; k < classes_; ++k) step += Loss::residual(p[k], y[k], sigma) * u[k];
+      Team::store(scale_bar_ + i, Team::load(scale_bar_ + i) + step);
     }
     if (targets_bar_) Loss::template target_cotangent<Team>(p, u, s, targets_bar(i), classes_);
     Loss::template curvature<Team>(p, u, s, sigma, u, classes_);

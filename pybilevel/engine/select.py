@@ -13,6 +13,9 @@ ROWS_WORK = 1 << 17
 """Multiply-adds of one step of one task from which all threads share a task (measured on 2 cores: a parallel region
 costs about 5 us, which is what one core needs for this many multiply-adds)."""
 
+GRID_WORK = 1 << 20
+"""The same on CUDA, where all blocks share a task and meet at barriers of the grid (predicted, not measured)."""
+
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
 
@@ -22,7 +25,7 @@ have something for every thread. Measured on one core (AVX-512 registers, 8 lane
 for n = 5, 1.3 for n = 25, 1.1 for n = 32. The number of threads may not decide: the two do not round alike."""
 
 LONG_NORMAL = 256
-"""Steps up to which float32 normal coordinates round well where d <= n < 4 d; see `normal_rounds_well`."""
+"""Steps up to which float32 normal coordinates round well with momentum; see `normal_rounds_well`."""
 
 LONG, LONG_MOMENTUM = 32, 8
 """Steps up to which float32 dual coordinates round well even where n > d/2, without and with momentum; see
@@ -54,14 +57,14 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
 def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bool:
     """Whether normal coordinates are about as exact as primal ones, whatever they cost.
 
-    A residual is then the difference of two sums over all examples, S W - b, and the hypergradient of an example weight
-    a difference once more. Measured in float32, relative errors of the hypergradients of x and of the weights, Gaussian
-    features, normal against primal: n = 1000, d = 64, T = 256: 6e-7, 5e-6 and 5e-7, 2e-6; n = 300, d = 256, T = 256:
-    4e-6, 6e-6 and 6e-7, 1e-6; n = 300, d = 256, T = 1024: 3e-5 and 3e-6; with momentum 0.9, T = 256: 3e-5 and 2e-6.
+    S has the square of the condition number of the features: with n near d that shows. Measured in float32, the largest
+    relative error of the hypergradients of x, y and the weights on Gaussian features, normal against primal: n = 1000,
+    d = 64, T = 256 and 4096: 1.8e-6 and 1.5e-6; T = 1024 with momentum 0.9: 6.7e-6 and 1.7e-6; n = 300, d = 256, T = 256:
+    3.3e-6 and 6e-7; T = 1024: 1.2e-5 and 1.1e-6; and on the features of the benchmark effect-of-t 1.2e-5 and 3e-6.
     """
-    if dtype == torch.float64 or size.n >= 4 * size.d:
+    if dtype == torch.float64:
         return True
-    return size.n >= size.d and size.steps <= LONG_NORMAL and not momentum
+    return size.n >= 4 * size.d and (size.steps <= LONG_NORMAL or not momentum)
 
 
 def choose_regime(size: LinearSize, coordinates: Coordinates, lanes: int) -> Regime:
@@ -69,8 +72,8 @@ def choose_regime(size: LinearSize, coordinates: Coordinates, lanes: int) -> Reg
 
     `lanes` is the number of SIMD lanes, 1 on CUDA.
     """
-    few, large = size.tasks < FEW_TASKS, size.step_flops(coordinates) >= 2 * ROWS_WORK
-    if few and large:
+    large = size.step_flops(coordinates) >= 2 * (ROWS_WORK if lanes > 1 else GRID_WORK)
+    if size.tasks < FEW_TASKS and large:
         return "rows"
     small = coordinates == "dual" and size.n <= LANE_ROWS and size.tasks >= LANE_PACKS * lanes
     return "lanes" if small and lanes > 1 else "tasks"
