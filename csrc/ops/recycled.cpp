@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <new>
@@ -89,8 +90,12 @@ at::Tensor empty_recycled(at::IntArrayRef shape, const at::TensorOptions& option
   std::size_t bytes = options.dtype().itemsize();
   for (const auto size : shape) bytes *= static_cast<std::size_t>(size);
   if (bytes < kSmall || options.device().type() != c10::DeviceType::CPU) return at::empty(shape, options);
-  return at::detail::empty_generic(shape, &Recycler::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                   c10::typeMetaToScalarType(options.dtype()), std::nullopt);
+  at::Tensor fresh =
+      at::detail::empty_generic(shape, &Recycler::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                c10::typeMetaToScalarType(options.dtype()), std::nullopt);
+  // tests: an old result must not pass for a new one
+  if (std::getenv("PYBILEVEL_POISON") != nullptr) fresh.fill_(std::numeric_limits<double>::quiet_NaN());
+  return fresh;
 }
 
 }  // namespace pb

@@ -190,7 +190,9 @@ def _excluded(call: Call, problem: LinearProblem, size: LinearSize) -> dict[Coor
     if problem.loss != "squared":
         found["normal"] = "normal coordinates need the squared loss"
     elif not normal_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
-        found["normal"] = "normal coordinates would round worse (float32, and n < 4 d or many steps with momentum)"
+        found["normal"] = (
+            "normal coordinates would round worse (float32, and n < 4 d or many steps with momentum)"
+        )
     if call.state is not None and call.state.buffers[0]:
         found["dual"] = "an initial velocity need not lie in the span of the data"
     elif isinstance(call.method, Reverse) and call.method.truncate is not None:
