@@ -60,7 +60,7 @@ def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> 
     S has the square of the condition number of the features: with n near d that shows. Measured in float32, the largest
     relative error of the hypergradients of x, y and the weights on Gaussian features, normal against primal: n = 1000,
     d = 64, T = 256 and 4096: 1.8e-6 and 1.5e-6; T = 1024 with momentum 0.9: 6.7e-6 and 1.7e-6; n = 300, d = 256,
-    T = 256: 3.3e-6 and 6e-7; T = 1024: 1.2e-5 and 1.1e-6; and on the features of the benchmark effect-of-t 1.2e-5 and 3e-6.
+    T = 256: 3.3e-6 and 6e-7; T = 1024: 1.2e-5 and 1.1e-6; in the benchmark effect-of-t: 1.2e-5 and 3e-6.
     """
     if dtype == torch.float64:
         return True
