@@ -13,4 +13,5 @@ Floors, each importing only those above it:
     charts.py      bars and curves
     report.py      a result record as tables, JSON, Markdown and charts
     against.py     two result records: who is slower, the drift of the machine taken out
+    spectral.py, coordinates.py    tables of their own: the figures of docs/spectral.md and of engine/select.py
 """

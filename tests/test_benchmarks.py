@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure
+import pybilevel as pb
+from benchmarks import coordinates, measure
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.machine import ROOT, Limits, measure_limits
@@ -25,13 +26,9 @@ MISSING = ("not installed", "not importable", "not implemented", "needs a GPU")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """One thread, and torch.compile without its C++ compiler: tracing and both graphs stay, 6 s each go."""
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fake(build: Callable[..., Any], **fields: Any) -> Contender:
@@ -221,3 +218,13 @@ def test_gpu_script_is_valid_and_names_its_steps() -> None:
     done = subprocess.run(["bash", str(script), "dance"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no step 'dance'; steps: build test sanitize bench profile train" in done.stderr
+
+
+def test_the_figures_of_the_coordinates_are_made() -> None:
+    table = coordinates.rounding(
+        [coordinates.Sizes(pb.LeastSquares, 9, 4, 2, 3), coordinates.Sizes(pb.SoftmaxRegression, 9, 4, 2, 3)]
+    )
+    (*squared, softmax) = (row.split("|")[2:-1] for row in table.splitlines()[2:])
+    assert all(0 < float(error) < 5e-6 for error in squared[0])
+    assert [bool(error.strip()) for error in softmax] == [True, True, False]
+    assert len(coordinates.lanes([(3, 3)], tasks=32, repeats=1).splitlines()) == 3

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmark_results import whole
 
 from benchmarks import charts, growth, measure, memory, report
 from benchmarks.contenders import CONTENDERS, eager_bytes
 from benchmarks.growth import CURVES, Curve
 from benchmarks.workloads import Shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = CURVES[0]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
@@ -62,14 +55,9 @@ def test_too_much_is_refused_in_words_and_keeps_its_row(monkeypatch: pytest.Monk
     case = growth.run_curve(STEPS, "cpu", tiny=True)
     refused = [row for row in case["rows"] if row["name"] == "eager" and row["steps"] > 2]
     assert [row["status"] for row in refused] == ["not run: would need about 3 GB"]
-    assert "not run: would need about 3 GB" in report.markdown(result(case))
+    assert "not run: would need about 3 GB" in report.markdown(whole(case))
     assert growth.too_much(eager, STEPS.at(1, tiny=False), expected=26.0) == "not run: would take about 26 s"
     assert growth.too_much(eager, STEPS.at(1, tiny=False), expected=9.0) is None
-
-
-def result(case: dict[str, Any]) -> dict[str, Any]:
-    facts = {"device": "cpu", "commit": "c0ffee", "date": "today", "command": "make bench", "repeats": 1}
-    return facts | {"machine": {"cpu": "abacus"}, "versions": {"torch": "2"}, "cases": [case]}
 
 
 def test_the_expected_time_scales_the_last_one() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from benchmark_results import whole
 from rich.console import Console
 
 from benchmarks import against, measure, report
@@ -20,20 +19,8 @@ from benchmarks.cases import CASES
 from benchmarks.contenders import CONTENDERS
 from benchmarks.growth import CURVES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = CASES[0]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def whole(case: dict[str, Any]) -> dict[str, Any]:
-    facts = {"device": "cpu", "commit": "c0ffee", "date": "today", "command": "make bench", "repeats": 1}
-    return facts | {"machine": {"cpu": "abacus"}, "versions": {"torch": "2"}, "cases": [case]}
 
 
 def test_a_missing_contender_is_named_in_every_report(monkeypatch: pytest.MonkeyPatch) -> None:

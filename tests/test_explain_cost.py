@@ -11,6 +11,8 @@ import torch
 
 import pybilevel as pb
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Every kind of coordinates, with and without gradients of the features, large enough that products are what takes time.
 SIZES = {
     "softmax dual": (pb.SoftmaxRegression, {"tasks": 8, "n": 64, "d": 400, "c": 16, "steps": 24}),
@@ -50,14 +52,6 @@ def fastest(run, repeats=5):
         run()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_operations_predict_time():

@@ -64,7 +64,7 @@ struct PackTile {
 };
 
 template <class T>
-struct Lanes {
+struct Lanes : OneThread {
   using Real = T;
   using Scalar = Pack<T>;
   using Lane = Pack<T>;
@@ -74,6 +74,8 @@ struct Lanes {
   static constexpr Index kLanes = 1, kTasks = PackOf<T>::lanes;
 
   Index count;  // tasks in the pack, 1 .. kTasks
+
+  explicit Lanes(Index tasks) : count(tasks) {}
 
   static Lane load(const Scalar* p) { return *p; }
   static void store(Scalar* p, Lane x) { *p = x; }
@@ -88,18 +90,6 @@ struct Lanes {
   template <class E>
   LaneSeries<E> series(const Batch<E>& batch, Index first) const {
     return {batch, first, count};
-  }
-
-  template <class F>
-  void for_each(Index n, F&& f) const {
-    for (Index i = 0; i < n; ++i) f(i);
-  }
-
-  template <class F>
-  void for_pairs(Index m, Index n, F&& f) const {
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < n; ++j) f(i, j);
-    }
   }
 
   template <class F>

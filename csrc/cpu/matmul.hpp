@@ -33,7 +33,8 @@ struct MixTile {
 
   // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
   template <int P, int Q>
-  static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s, Index part) {
+  PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s,
+                            Index part) {
     constexpr Index lanes = PackOf<T>::lanes;
     const bool whole = part == lanes;
     Pack<T> sum[P][Q] = {};
@@ -118,8 +119,8 @@ struct DotsTile {
   // P rows of A against R <= kColumns rows of B. The running sums are transposed, not added up. Meanwhile the cache
   // lines from `ahead` on are fetched, one a turn: this many rows are more streams than processors foresee.
   template <int P, int R>
-  static void run(Index count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate,
-                  const T* ahead) {
+  PB_INLINE static void run(Index count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate,
+                            const T* ahead) {
     Pack<T> sum[P][kColumns] = {};
     Index q = 0;
     for (; q + kLanes <= count; q += kLanes, ahead += kLine) {

@@ -12,8 +12,23 @@ namespace pb::inline PB_ISA {
 // As many rows as stay in the first-level cache between the two passes over them.
 inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20};
 
+// The plain loops of a team that is one thread.
+struct OneThread {
+  template <class F>
+  void for_each(Index n, F&& f) const {
+    for (Index i = 0; i < n; ++i) f(i);
+  }
+
+  template <class F>
+  void for_pairs(Index m, Index n, F&& f) const {
+    for (Index i = 0; i < m; ++i) {
+      for (Index j = 0; j < n; ++j) f(i, j);
+    }
+  }
+};
+
 template <class T>
-struct Solo {
+struct Solo : OneThread {
   using Scalar = T;
   using Real = T;
   using Lane = Pack<T>;
@@ -29,18 +44,6 @@ struct Solo {
   template <class E>
   static Vector<E> series(const Batch<E>& batch, Index task) {
     return batch.vector(task);
-  }
-
-  template <class F>
-  void for_each(Index n, F&& f) const {
-    for (Index i = 0; i < n; ++i) f(i);
-  }
-
-  template <class F>
-  void for_pairs(Index m, Index n, F&& f) const {
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < n; ++j) f(i, j);
-    }
   }
 
   template <class F>

@@ -94,15 +94,10 @@ class LinearBundle {
 
   // The first t for which the model of a task after t steps is not finite: all steps once more.
   int first_bad_step(const Lanes& team, const Optimizer& optimizer, Index task, Index lane) const {
-    int bad = static_cast<int>(params_.steps);
-    problem_.start(team, unroll_.point(), unroll_.velocity());
-    head().read(Member{}, params_.w0.matrix(task), head_);  // w_0 is read, not decoded: X^T 0 may be NaN
-    for (Index t = 0; t < params_.steps; ++t) {
-      const Real* const now = t == 0 ? head_ : decode(unroll_.point(), lane);
-      if (bad == params_.steps && !finite(now)) bad = static_cast<int>(t);
-      unroll_.step(team, problem_, optimizer, t);
-    }
-    return bad;
+    return unroll_.first_unsound(team, problem_, optimizer, params_, [&, this](Index t) {
+      if (t == 0) head().read(Member{}, params_.w0.matrix(task), head_);  // not decoded: X^T 0 may be NaN
+      return finite(t == 0 ? head_ : decode(unroll_.point(), lane));
+    });
   }
 
   bool finite(const Real* model) const { return all_finite(Member{}, head().size(), model); }

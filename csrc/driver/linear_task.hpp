@@ -64,15 +64,11 @@ class LinearTask {
     int bad = -1;
     if (!finite(team, model)) {
       problem_.load(team, task, false);  // its padding may have become NaN as well
-      problem_.start(team, unroll_.point(), unroll_.velocity());
-      bad = int(params_.steps);
-      for (Index t = 0; t < params_.steps; ++t) {
+      bad = unroll_.first_unsound(team, problem_, optimizer, params_, [&, this](Index t) {
         // w_0 is read, not decoded: dual coordinates would multiply it by the features
         if (t == 0) problem_.head().read(team, params_.w0.matrix(task), head_);
-        const T* const now = t == 0 ? head_ : problem_.decode(team, unroll_.point(), head_);
-        if (bad == params_.steps && !finite(team, now)) bad = int(t);
-        unroll_.step(team, problem_, optimizer, t);
-      }
+        return finite(team, t == 0 ? head_ : problem_.decode(team, unroll_.point(), head_));
+      });
       problem_.decode(team, unroll_.point(), head_);
     }
     team.for_each(1, [=, this](Index) { params_.status[task] = bad; });

@@ -68,9 +68,18 @@ class Unroll {
     }
   }
 
-  // One step of a state that is in place.
-  PB_HD void step(const Team& team, const Problem& problem, const Optimizer& optimizer, Index t) const {
-    advance(team, problem, optimizer, t, 1, nullptr, nullptr);
+  // The first t for which sound(t), asked when the state after t steps is in place, is false; `steps` if none below it is.
+  // Runs all steps once more; they end where they ended before.
+  template <class F>
+  PB_HD int first_unsound(const Team& team, const Problem& problem, const Optimizer& optimizer,
+                          const UnrollParams& params, F&& sound) const {
+    int bad = static_cast<int>(params.steps);
+    problem.start(team, point(), velocity());
+    for (Index t = 0; t < params.steps; ++t) {
+      if (bad == params.steps && !sound(t)) bad = static_cast<int>(t);
+      advance(team, problem, optimizer, t, 1, nullptr, nullptr);
+    }
+    return bad;
   }
 
  private:

@@ -30,6 +30,7 @@ using at::Tensor;
 void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
   at::parallel_for(0, count, 1, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) body(context, i);
+    finish_streams();
   });
 }
 

@@ -58,7 +58,7 @@ class LinearSpan {
       team.dots({classes, params_.features, n}, weights(w0_), x_, buffers_.matrix(buffers_.z0));
     }
     if (!reverse) return;
-    fill_zero(team, w0_bar_, w0_bar_ ? head_.size() : 0);
+    fill_zero(team, w0_bar_, head_.size());
     if (x_bar_) clear_features(team, params_.support, params_.features, task);
   }
 

@@ -20,9 +20,10 @@ FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
 
 LANE_ROWS, LANE_PACKS = 32, 4
-"""Examples up to which a task per SIMD lane is faster than a pack of rows, given that many packs of tasks at least, to
-have something for every thread. Measured on one core (AVX-512 registers, 8 lanes, 128 tasks, d = 64, T = 20): 1.7 times
-for n = 5, 1.3 for n = 25, 1.1 for n = 32. The number of threads may not decide: the two do not round alike."""
+"""Examples up to which a task per SIMD lane is no slower than a pack of rows, given that many packs of tasks at least,
+to have something for every thread. Measured on one core (8 lanes, `python -m benchmarks.coordinates`): 1.7 times as
+fast for n = 5, 1.2 for n = 16 and 25, the same for n = 32. The number of threads may not decide: the two do not round
+alike."""
 
 LONG_NORMAL = 256
 """Steps up to which float32 normal coordinates round well with momentum; see `normal_rounds_well`."""
@@ -45,10 +46,10 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
     """Whether dual coordinates are as exact as primal ones, whatever they cost.
 
     With n > d/2 the Gram matrix is singular or nearly so, and A then grows with T, and with 1 / (1 - momentum), along
-    directions that X^T A cancels. Measured in float32, relative errors of hypergradients on Gaussian features, dual
-    against primal: squared loss, n = 100, d = 64: 6e-7 and 2e-7 (T = 16), 2e-6 and 3e-7 (T = 64); n = 300, d = 256,
-    T = 256: 6e-6 and 5e-7; n = 128, d = 256, T = 256: 9e-7 and 6e-7; cross entropy with momentum 0.9, n = 100, d = 64,
-    T = 64: 2.3e-5 and 5e-6.
+    directions that X^T A cancels. Measured in float32 (`python -m benchmarks.coordinates`), relative errors of
+    hypergradients on Gaussian features, squared loss, dual against primal: n = 100, d = 64: 4e-7 and 3e-7 (T = 16),
+    8e-7 and 4e-7 (T = 64); n = 128, d = 256, T = 256: 1.1e-6 and 8e-7; n = 300, d = 256, T = 1024: 5.9e-6 and 1.4e-6;
+    n = 1000, d = 64: 1.5e-5 and 1.5e-6 (T = 256), 2.9e-4 and 1.6e-6 (T = 1024, momentum 0.9).
     """
     long = LONG_MOMENTUM if momentum else LONG
     return dtype == torch.float64 or size.steps <= long or 2 * size.n <= size.d
@@ -57,10 +58,10 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
 def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bool:
     """Whether normal coordinates are about as exact as primal ones, whatever they cost.
 
-    S has the square of the condition number of the features: with n near d that shows. Measured in float32, the largest
-    relative error of the hypergradients of x, y and the weights on Gaussian features, normal against primal: n = 1000,
-    d = 64, T = 256 and 4096: 1.8e-6 and 1.5e-6; T = 1024 with momentum 0.9: 6.7e-6 and 1.7e-6; n = 300, d = 256,
-    T = 256: 3.3e-6 and 6e-7; T = 1024: 1.2e-5 and 1.1e-6; in the benchmark effect-of-t: 1.2e-5 and 3e-6.
+    S has the square of the condition number of the features: with n near d that shows. Measured in float32
+    (`python -m benchmarks.coordinates`), relative errors of hypergradients on Gaussian features, normal against primal:
+    n = 1000, d = 64: 1.9e-6 and 1.5e-6 (T = 256 and 4096), 5.3e-6 and 1.6e-6 (T = 1024, momentum 0.9); n = 300,
+    d = 256: 4.1e-6 and 7e-7 (T = 256), 1.4e-5 and 1.4e-6 (T = 1024).
     """
     if dtype == torch.float64:
         return True

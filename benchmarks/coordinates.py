@@ -1,0 +1,123 @@
+"""The figures beside pybilevel/engine/select.py: `python -m benchmarks.coordinates`, about a minute.
+
+*Rounding*: the largest relative error, in the 2-norm, of the hypergradients of x, y and the example weights in
+float32, for every kind of coordinates, against the generic engine in float64, on Gaussian features.
+
+*Lanes*: one call of many tiny tasks on one thread, a task per SIMD lane against a pack of rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import pybilevel as pb
+from benchmarks.measure import relative_errors
+from pybilevel.engine.cost import COORDINATES
+
+LAYOUT = "pybilevel.engine.layout"
+
+
+class Sizes(NamedTuple):
+    """One problem of the rounding table."""
+
+    problem: type[pb.LeastSquares] | type[pb.SoftmaxRegression]
+    n: int
+    d: int
+    c: int
+    steps: int
+    momentum: float = 0.0
+
+
+ROUNDING = (
+    Sizes(pb.LeastSquares, 100, 64, 5, 16),
+    Sizes(pb.LeastSquares, 100, 64, 5, 64),
+    Sizes(pb.LeastSquares, 128, 256, 20, 256),
+    Sizes(pb.LeastSquares, 300, 256, 20, 256),
+    Sizes(pb.LeastSquares, 300, 256, 20, 1024),
+    Sizes(pb.LeastSquares, 1000, 64, 5, 256),
+    Sizes(pb.LeastSquares, 1000, 64, 5, 4096),
+    Sizes(pb.LeastSquares, 1000, 64, 5, 1024, 0.9),
+    Sizes(pb.SoftmaxRegression, 100, 64, 5, 64),
+    Sizes(pb.SoftmaxRegression, 100, 64, 5, 64, 0.9),
+)
+LANES = ((5, 5), (16, 5), (25, 5), (32, 5), (20, 20))
+
+
+def rounding(table: Sequence[Sizes] = ROUNDING) -> str:
+    """A Markdown table: a row for each problem, a column for each kind of coordinates."""
+    rows = [f"| problem | {' | '.join(COORDINATES)} |", "| --- | --- | --- | --- |"]
+    for sizes in table:
+        exact = _hypergradients(sizes, torch.float64, "generic")
+        errors = []
+        for coordinates in COORDINATES:
+            if coordinates == "normal" and sizes.problem is not pb.LeastSquares:
+                errors.append("")
+                continue
+            found = _hypergradients(sizes, torch.float32, coordinates)
+            errors.append(f"{max(relative_errors(found, exact).values()):.1e}")
+        name = f"{sizes.problem.__name__} n={sizes.n} d={sizes.d} T={sizes.steps} momentum={sizes.momentum:g}"
+        rows.append(f"| {name} | {' | '.join(errors)} |")
+    return "\n".join(rows)
+
+
+def _hypergradients(sizes: Sizes, dtype: torch.dtype, coordinates: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, teacher = normal(sizes.n, sizes.d), normal(sizes.d, sizes.c)
+    y = x @ teacher + normal(sizes.n, sizes.c)
+    x_val, y_val = normal(50, sizes.d), normal(50, sizes.c)
+    if sizes.problem is pb.SoftmaxRegression:
+        y, y_val = y.softmax(-1), y_val.softmax(-1)
+    weights = normal(sizes.n).sigmoid()
+    curvature = torch.linalg.eigvalsh(x.T @ x / sizes.n)[-1]
+    leaves = {
+        name: tensor.to(dtype).requires_grad_() for name, tensor in (("x", x), ("y", y), ("weights", weights))
+    }
+    inner = sizes.problem(leaves["x"], leaves["y"], weights=leaves["weights"], l2=1e-3)
+    outer = sizes.problem(x_val.to(dtype), y_val.to(dtype))
+    rule = pb.SGD(float(0.9 / curvature), sizes.momentum)
+    with mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_: coordinates):
+        backend = "generic" if coordinates == "generic" else "fused"
+        value = pb.ho_objective(inner, outer, steps=sizes.steps, optimizer=rule, backend=backend)
+    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+
+def lanes(table: Sequence[tuple[int, int]] = LANES, tasks: int = 128, repeats: int = 30) -> str:
+    """A Markdown table: milliseconds of 20 steps on `tasks` tasks of n examples and c classes, d = 64, both halves."""
+    rows = ["| n | c | a pack of rows | a task per lane |", "| --- | --- | --- | --- |"]
+    for n, c in table:
+        times = [1e3 * _seconds(n, c, tasks, regime, repeats) for regime in ("tasks", "lanes")]
+        rows.append(f"| {n} | {c} | {times[0]:.2f} | {times[1]:.2f} |")
+    return "\n".join(rows)
+
+
+def _seconds(n: int, c: int, tasks: int, regime: str, repeats: int) -> float:
+    """The fastest of `repeats` calls."""
+    x = torch.randn(tasks, n, 64).div_(8).requires_grad_()
+    y = torch.arange(n).remainder(c).expand(tasks, -1)
+    best = float("inf")
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_: "dual"))
+        stack.enter_context(mock.patch(f"{LAYOUT}.choose_regime", lambda *_: regime))
+        for _ in range(repeats):
+            start = time.perf_counter()
+            inner = pb.SoftmaxRegression(x, y, num_classes=c)
+            w = pb.unroll(inner, steps=20, optimizer=pb.SGD(1.0), backend="fused")
+            w.backward(torch.ones_like(w))
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(rounding(), lanes(), sep="\n\n")
