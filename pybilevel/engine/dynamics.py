@@ -76,8 +76,8 @@ class Dynamics:
         self, t: int, now: Iterate, theta: Tensors, settings: Tensors, watched: bool = False
     ) -> Iterate:
         """The iterate t + 1 from the iterate t; `watched` looks for tensors that the first pass did not see."""
-        g = self.gradient_map.gradient(now.w, theta, self._inspect if watched else None)
-        return self._step(now, g, self._at(settings, t))
+        g = self.gradient_map.gradient(now.w, theta, self.inspect if watched else None)
+        return self.step(now, g, self.at(settings, t))
 
     def pullback(
         self,
@@ -96,9 +96,9 @@ class Dynamics:
             g = [x.detach().requires_grad_() for x in g]
             values = [
                 x.detach().requires_grad_(need)
-                for x, need in zip(self._at(settings, t), wanted_settings, strict=True)
+                for x, need in zip(self.at(settings, t), wanted_settings, strict=True)
             ]
-            after = self._step(state, g, values)
+            after = self.step(state, g, values)
         inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
         pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
         outputs, bars = zip(*pairs, strict=True)
@@ -145,10 +145,12 @@ class Dynamics:
         axis = -1 if self._keys[index][1] is None else 0
         return whole.select(axis, min(t, whole.shape[axis] - 1))
 
-    def _at(self, settings: Tensors, t: int) -> Tensors:
+    def at(self, settings: Tensors, t: int) -> Tensors:
+        """The values of the settings at step t."""
         return [self.place(i, t, whole) for i, whole in enumerate(settings)]
 
-    def _step(self, now: Iterate, g: Sequence[Tensor], values: Tensors) -> Iterate:
+    def step(self, now: Iterate, g: Sequence[Tensor], values: Tensors) -> Iterate:
+        """The optimizer's step from an iterate, by the gradient `g` and the settings' values of the step."""
         stepped = []
         for i, (w, g_leaf, buffers) in enumerate(zip(now.w, g, now.buffers, strict=True)):
             mine = {
@@ -210,7 +212,8 @@ class Dynamics:
             leaves[i] = value
         return inner(parameters, pytree.tree_unflatten(leaves, self._hspec))  # type: ignore[no-any-return]
 
-    def _inspect(self, value: Tensor, leaves: Tensors) -> None:
+    def inspect(self, value: Tensor, leaves: Tensors) -> None:
+        """Raise where the graph of a loss holds a tensor that asks for gradients and that the first pass missed."""
         if self._call.problem is not None:
             return
         foreign, once = captures.inspect_graph(value, leaves)

@@ -89,7 +89,7 @@ class Machine:
         self._start = Iterate.like(dynamics.start, inputs[: self._states])
         self._theta = inputs[self._states : self._states + self._split]
         self._settings = inputs[self._states + self._split :]
-        self._autocast = _autocast_now(inputs[0].device.type)
+        self._autocast = autocast_now(inputs[0].device.type)
         self._slots: list[tuple[int, Iterate]] | None = None
         self._t, self._now = 0, self._start
 
@@ -224,7 +224,7 @@ def _copy(iterate: Iterate) -> Iterate:
     return Iterate.like(iterate, [x.clone() for x in iterate.flat()])
 
 
-def _autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
+def autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
     """A maker of contexts with the autocast settings of now, so that the reverse half has those of the forward half.
 
     Without autocast's cache of casts, which would keep the parameters of every step.
