@@ -73,8 +73,10 @@ def check_same(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.devi
         )
 
 
-def check_range(name: str, value: "Tensor | float", *, below: float | None = None) -> None:
-    """Raise ValueError unless every value is finite, >= 0 and (if `below` is given) < `below`.
+def check_range(
+    name: str, value: "Tensor | float", *, below: float | None = None, positive: bool = False
+) -> None:
+    """Raise ValueError unless every value is finite, >= 0 (> 0 if `positive`) and (if `below` is given) < `below`.
 
     Tensors whose values are not cheap to read (CUDA, traced) pass.
     """
@@ -86,9 +88,11 @@ def check_range(name: str, value: "Tensor | float", *, below: float | None = Non
         low = high = float(value)
     limit = float("inf") if below is None else below
     # NaN fails both comparisons
-    if not (low >= 0 and high < limit):
-        offending = low if not low >= 0 else high
-        allowed = "finite and >= 0" if below is None else f"in [0, {below:g})"
+    enough = low > 0 if positive else low >= 0
+    if not (enough and high < limit):
+        offending = high if enough else low
+        least = "> 0" if positive else ">= 0"
+        allowed = f"finite and {least}" if below is None else f"in {'(' if positive else '['}0, {below:g})"
         raise ValueError(f"{name} must be {allowed}, got {offending:g}")
 
 

@@ -190,11 +190,18 @@ class Built:
     def oracle(self, truncate: int | None = None) -> dict[str, Tensor]:
         """The results of the plain loop, in the dtype of the case."""
         w0 = self.problem.initial() if self.w0 is None else self.w0
-        w, velocity = oracle.unroll(
-            self.problem, w0, steps=self.case.steps, truncate=truncate, **self.settings, **self.flags
+        w, buffers = oracle.unroll(
+            self.problem,
+            w0,
+            steps=self.case.steps,
+            rule=self.case.optimizer,
+            truncate=truncate,
+            **self.settings,
+            **self.flags,
         )
         if self.case.objective == "state":
-            return {"w": w} | ({"buffer0": velocity} if "momentum" in self.settings else {})
+            names = self.solver().buffer_names
+            return {"w": w} | {f"buffer{i}": buffers[n] for i, n in enumerate(names) if n != "step"}
         found = {"loss": self.outer(w)}
         return found | ({"logits": self.outer.logits(w, self.query_x)} if self.case.objective == "ml" else {})
 

@@ -2,34 +2,11 @@
 
 import pytest
 import torch
-from tolerance import assert_matches
 
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"lr": 0.1},
-        {"lr": 0.1, "weight_decay": 0.3},
-        {"lr": 0.1, "momentum": 0.9},
-        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3},
-    ],
-)
-def test_sgd_has_the_forward_values_of_torch(settings):
-    w = torch.randn(4, 3, dtype=torch.float64)
-    theirs = torch.nn.Parameter(w.clone())
-    reference, mine = torch.optim.SGD([theirs], **settings), SGD(**settings)
-    buffers = mine.init(w)
-    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in mine.settings().items()}
-    for _ in range(5):
-        theirs.grad = theirs.detach().sin()
-        reference.step()
-        w, buffers = mine.step(w, w.sin(), buffers, values)
-    assert_matches(w, theirs.detach())
 
 
 def test_sgd_is_an_optimizer():
@@ -47,6 +24,40 @@ def test_only_the_number_zero_keeps_no_velocity():
     w = torch.zeros(3)
     assert SGD(0.1).init(w) == ()
     assert len(SGD(0.1, momentum=torch.tensor(0.0)).init(w)) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "buffers"),
+    [
+        (Adam(), ["lr", "beta1", "beta2", "eps"], ["exp_avg", "exp_avg_sq", "step"]),
+        (
+            Adam(amsgrad=True),
+            ["lr", "beta1", "beta2", "eps"],
+            ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"],
+        ),
+        (AdamW(), ["lr", "beta1", "beta2", "eps", "weight_decay"], ["exp_avg", "exp_avg_sq", "step"]),
+        (RMSprop(), ["lr", "alpha", "eps"], ["square_avg"]),
+        (
+            RMSprop(momentum=0.5, weight_decay=0.1, centered=True),
+            ["lr", "alpha", "eps", "weight_decay", "momentum"],
+            ["square_avg", "grad_avg", "momentum_buffer"],
+        ),
+        (Adagrad(), ["lr", "eps"], ["sum"]),
+        (Adagrad(lr_decay=0.1, weight_decay=0.1), ["lr", "eps", "lr_decay", "weight_decay"], ["sum", "step"]),
+    ],
+    ids=repr,
+)
+def test_what_the_number_zero_leaves_out(optimizer, settings, buffers):
+    assert isinstance(optimizer, Optimizer)
+    assert list(optimizer.settings()) == settings and list(optimizer.buffer_names) == buffers
+    assert len(optimizer.init(torch.zeros(3))) == len(buffers)
+
+
+def test_the_text_of_an_optimizer_has_its_settings():
+    assert repr(Adam(torch.ones(5))) == (
+        "Adam(lr=tensor[5], beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0, amsgrad=False)"
+    )
+    assert repr(SGD(0.1)) == "SGD(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)"
 
 
 @pytest.mark.parametrize(
@@ -129,10 +140,27 @@ def test_elementwise_settings_have_a_steps_axis():
         (lambda: SGD(torch.tensor(1)), TypeError, "lr must be floating point, got torch.int64"),
         (lambda: SGD([]), TypeError, "lr is empty"),
         (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov=True needs a momentum"),
-        (lambda: Adam(0.1), NotImplementedError, "pb.Adam is not in this version: use pb.SGD"),
-        (lambda: AdamW(0.1), NotImplementedError, "pb.AdamW"),
-        (lambda: RMSprop(0.1), NotImplementedError, "pb.RMSprop"),
-        (lambda: Adagrad(0.1), NotImplementedError, "pb.Adagrad"),
+        (lambda: Adam(betas=(0.9, 1.0)), ValueError, r"betas\[1\] must be in \[0, 1\), got 1"),
+        (lambda: Adam(betas=0.9), TypeError, r"betas must be a pair, such as \(0.9, 0.999\), got 0.9"),
+        (lambda: Adam(betas=(0.9,)), TypeError, "betas must be a pair"),
+        (lambda: Adam(eps=0.0), ValueError, "eps must be finite and > 0, got 0"),
+        (lambda: AdamW(eps=torch.zeros(3)), ValueError, "eps must be finite and > 0, got 0"),
+        (lambda: AdamW(weight_decay=-1.0), ValueError, "weight_decay must be finite and >= 0, got -1"),
+        (lambda: RMSprop(alpha=1.0), ValueError, r"alpha must be in \[0, 1\), got 1"),
+        (lambda: RMSprop(momentum=1.5), ValueError, r"momentum must be in \[0, 1\), got 1.5"),
+        (lambda: RMSprop(eps={"a": 1e-8, "b": 0.0}), ValueError, "eps must be finite and > 0, got 0"),
+        (lambda: Adagrad(lr_decay=float("inf")), ValueError, "lr_decay must be finite and >= 0, got inf"),
+        (
+            lambda: Adagrad(initial_accumulator_value=-1),
+            ValueError,
+            "initial_accumulator_value must be finite",
+        ),
+        (
+            lambda: Adagrad(initial_accumulator_value=torch.ones(2)),
+            ValueError,
+            r"initial_accumulator_value has shape \[2\]: it must be a number or a tensor \(\)",
+        ),
+        (lambda: Adagrad(initial_accumulator_value="1"), TypeError, "must be a tensor, got str"),
     ],
 )
 def test_bad_settings_say_what_and_what_to_do(make, error, text):

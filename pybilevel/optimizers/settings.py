@@ -17,10 +17,10 @@ from pybilevel.checks import check_floating, check_range, is_number
 Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors shaped like w0
 
 
-def check_setting(name: str, value: Setting, *, below: float | None = None) -> None:
-    """Raise unless `value` is a setting whose values are finite, >= 0 and (if given) < `below`."""
+def check_setting(name: str, value: Setting, *, below: float | None = None, positive: bool = False) -> None:
+    """Raise unless `value` is a setting whose values are finite, >= 0 (> 0 if `positive`) and (if given) < `below`."""
     if is_number(value):
-        return check_range(name, value, below=below)
+        return check_range(name, value, below=below, positive=positive)
     leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
     if not leaves:
         raise TypeError(f"{name} is empty: {value!r}; give a number, a tensor or a pytree shaped like w0")
@@ -29,7 +29,16 @@ def check_setting(name: str, value: Setting, *, below: float | None = None) -> N
             check_floating(name, leaf)
         elif not is_number(leaf):
             raise TypeError(f"{name} must be a number, a floating tensor or a pytree of these, got {leaf!r}")
-        check_range(name, leaf, below=below)
+        check_range(name, leaf, below=below, positive=positive)
+
+
+def check_pair(name: str, pair: Any, *, below: float) -> tuple[Setting, Setting]:
+    """The two settings of `pair`, each checked like `check_setting`. TypeError if it is no tuple or list of two."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{name} must be a pair, such as (0.9, 0.999), got {pair!r}")
+    for i, value in enumerate(pair):
+        check_setting(f"{name}[{i}]", value, below=below)
+    return pair[0], pair[1]
 
 
 def is_elementwise(value: Setting, tasks: Sequence[int]) -> bool:
@@ -112,3 +121,13 @@ def _check_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(
             f"{name} is on {value.device} but w0 is on {device}: move it with .to({str(device)!r})"
         )
+
+
+def show(optimizer: object, *names: str) -> str:
+    """The text of an optimizer: its class and these attributes, tensors by their shapes."""
+    shown = ", ".join(f"{name}={_short(getattr(optimizer, name))}" for name in names)
+    return f"{type(optimizer).__name__}({shown})"
+
+
+def _short(value: object) -> str:
+    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pybilevel.checks import is_zero
 from pybilevel.optimizers.base import Buffers
-from pybilevel.optimizers.settings import Setting, check_setting
+from pybilevel.optimizers.settings import Setting, check_setting, show
 
 
 class SGD:
@@ -25,6 +25,7 @@ class SGD:
     Attributes:
         has_momentum: whether a velocity is kept: always, except when momentum is the number 0.
         has_weight_decay: the same of weight_decay.
+        buffer_names: what `init` returns, in torch.optim's names.
 
     Raises:
         ValueError: a setting is NaN, infinite, negative, or a momentum is >= 1 (values are read on CPU only).
@@ -47,6 +48,7 @@ class SGD:
         self.weight_decay = weight_decay
         self.has_momentum = not is_zero(momentum)
         self.has_weight_decay = not is_zero(weight_decay)
+        self.buffer_names = ("momentum_buffer",) if self.has_momentum else ()
         if self.nesterov and not self.has_momentum:
             raise ValueError(
                 "nesterov=True needs a momentum, got momentum=0: pass momentum=0.9, or nesterov=False"
@@ -78,11 +80,4 @@ class SGD:
         return w - settings["lr"] * direction, (velocity,)
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name}={_short(getattr(self, name))}" for name in ("lr", "momentum", "weight_decay")
-        )
-        return f"SGD({shown}, nesterov={self.nesterov})"
-
-
-def _short(value: object) -> str:
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        return show(self, "lr", "momentum", "nesterov", "weight_decay")
