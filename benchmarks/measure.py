@@ -21,6 +21,7 @@ from benchmarks.workloads import Shape, Workload
 
 TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
 FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
+CALL = "pybilevel"  # the contender whose cost of a call is measured beside the machine's limits
 IDLE_SECONDS = 0.01  # before each sample: the previous contender's OpenMP threads stop spinning meanwhile
 
 Results = Mapping[str, Any]
@@ -62,6 +63,7 @@ def run_case(
         "leaves": list(case.workload.leaves),
         "tolerance": tolerance,
         **limit_entry(case.workload, shape, limits),
+        "call_seconds": call_seconds(case, shape.tasks, device, TINY if tiny else Effort(repeats)),
         "contenders": list(entries.values()),
     }
 
@@ -80,6 +82,17 @@ def limit_entry(workload: Workload, shape: Shape, limits: Limits) -> dict[str, A
         "limit_seconds": seconds,
         "limited_by": bound,
     }
+
+
+def call_seconds(case: Case, tasks: int, device: str, effort: Effort) -> float | None:
+    """What a call of `CALL` costs that has next to nothing to do: Python, autograd's nodes, allocation, dispatch."""
+    if CALL not in case.contenders:
+        return None
+    least = Shape(n=2, m=2, d=1, c=2, steps=1, tasks=min(tasks, 1))
+    run = CONTENDERS[CALL].build(case.workload, least, inputs_on(device, case.workload, least))
+    run()
+    fastest: float = time_interleaved({CALL: run}, device, effort)[CALL]["fastest"]
+    return fastest
 
 
 def reference_results(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> tuple[Results, float]:

@@ -60,6 +60,12 @@ def percent_of_limit(case: Record, entry: Record) -> float | None:
     return 100 * case["limit_seconds"] / entry["seconds"] if "seconds" in entry else None
 
 
+def most_times(case: Record) -> float | None:
+    """How many times our time the best peer would need if ours were one call and the limit, and nothing else."""
+    peer, call = best_peer(case), case.get("call_seconds")
+    return peer["seconds"] / (case["limit_seconds"] + call) if peer and call else None
+
+
 def show(record: Record, console: Console) -> None:
     """Every case as a table, then the summary."""
     for case in record["cases"]:
@@ -73,10 +79,12 @@ def show(record: Record, console: Console) -> None:
 def headline(case: Record) -> str:
     """Shape, work and limit of a case in one line."""
     work, limits = case["work"], case["limits"]
+    call = case.get("call_seconds")
     return (
         f"{case['name']}: {case['summary']}; {size(work['flops'], 'FLOP')} ({work['coordinates']}), "
         f"{size(work['bytes'], 'B')}; limit {seconds(case['limit_seconds'])} by {case['limited_by']} "
         f"at {size(limits['flops'], 'FLOP/s')}, {size(limits['bandwidth'], 'B/s')}; "
+        f"{f'a call {seconds(call)}; ' if call else ''}"
         f"target {case['target'] or 'none'}"
     )
 
@@ -107,7 +115,7 @@ def _cells(case: Record, entry: Record) -> Iterator[str]:
 
 def summary_rows(record: Record) -> Iterator[list[str]]:
     """The table of the performance page: one row a case."""
-    yield ["case", "shape", "limit", "ours", "% of limit", "best peer", "times ours", "target"]
+    yield ["case", "shape", "limit", "ours", "% of limit", "best peer", "times ours", "at most", "target"]
     for case in timed_cases(record):
         mine, peer = ours(case), best_peer(case)
         yield [
@@ -118,6 +126,7 @@ def summary_rows(record: Record) -> Iterator[list[str]]:
             _optional(percent_of_limit(case, mine) if mine else None, "{:.2g}"),
             f"{peer['name']} {seconds(peer['seconds'])}" if peer else "none",
             _optional(ratio(case, peer) if peer else None, "{:.3g}"),
+            _optional(most_times(case), "{:.3g}"),
             case["target"],
         ]
 
@@ -184,7 +193,8 @@ def markdown(record: Record) -> str:
         f"# Benchmarks, {record['device']}, commit {record['commit']}",
         f"Machine: {facts}. Versions: {versions}. {record['date']}.",
         f"Command: `{record['command']}`. Medians of {record['repeats']} interleaved samples, fewer where calls are "
-        "long; float32; times ours: time over our time.",
+        "long; float32; times ours: time over our time; at most: the best peer's time over the limit and the cost of a "
+        "call, which is measured on a problem of next to no size.",
     ]
     if timed_cases(record):
         parts.append(_markdown_table(list(summary_rows(record))))

@@ -52,6 +52,7 @@ def test_every_case_runs_tiny_and_everyone_agrees(case: Case) -> None:
     assert statuses["pybilevel"] == "ok"
     assert all(entry["seconds"] > 0 for entry in entries.values() if entry["status"] == "ok")
     assert record["limit_seconds"] > 0
+    assert record["call_seconds"] > 0
 
 
 @pytest.mark.gpu
