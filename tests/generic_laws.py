@@ -35,16 +35,46 @@ def generic(
     return unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, backend="generic", **kwargs)
 
 
-def assert_law(inner, w0, hparams=None, *, inputs, truncate=None, **settings):
-    """Value and every gradient are those of the plain loop; none is None."""
-    exact, _ = oracle.unroll(inner, w0, hparams, steps=STEPS, truncate=truncate, **settings)
-    w = generic(inner, w0, hparams, method=Reverse(truncate), **settings)
+def assert_law(
+    inner, w0, hparams=None, *, inputs, truncate=None, batches=None, memory="auto", plain=None, **settings
+):
+    """Value and every gradient are those of the plain loop (on `plain`, if given); none is None.
+
+    Both see the same random numbers, and leave the generator in the same state.
+    """
+    torch.manual_seed(1)
+    exact, _ = oracle.unroll(
+        plain or inner,
+        w0,
+        hparams,
+        steps=STEPS,
+        truncate=truncate,
+        batches=each(batches),
+        **settings,
+    )
+    expected = gradients(exact, inputs)
+    drawn = torch.get_rng_state()
+    torch.manual_seed(1)
+    w = generic(inner, w0, hparams, method=Reverse(truncate), batches=batches, memory=memory, **settings)
+    assert torch.equal(torch.get_rng_state(), drawn)
     for a, b in zip(pytree.tree_leaves(w), pytree.tree_leaves(exact), strict=True):
         assert_matches(a, b, "w_T")
     outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(pytree.tree_leaves(w)))
     found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
-    for (name, expected), actual in zip(gradients(exact, inputs).items(), found, strict=True):
-        assert_matches(actual, expected, name)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for (name, exact_gradient), actual in zip(expected.items(), found, strict=True):
+        assert_matches(actual, exact_gradient, name)
+
+
+def each(batches):
+    """The batches of the steps as a list, from any form."""
+    if batches is None or isinstance(batches, list):
+        return batches
+    if callable(batches) and not isinstance(batches, torch.Tensor):
+        return [batches(t) for t in range(STEPS)]
+    if hasattr(batches, "__getitem__") and not isinstance(batches, torch.Tensor | tuple | dict):
+        return [batches[t] for t in range(STEPS)]
+    return [pytree.tree_map(lambda x: x[t], batches) for t in range(STEPS)]  # noqa: B023 (called at once)
 
 
 def network(w, h):

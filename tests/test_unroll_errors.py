@@ -149,7 +149,6 @@ CASES = {
         "randomness must be one of different, same, error",
     ),
     # later parts
-    "batches": (lambda: run(batches=[1, 2, 3]), NotImplementedError, "batches is not in this version"),
     "in_dims": (lambda: run(in_dims=(0, None)), NotImplementedError, "in_dims is not in this version"),
     "callback": (lambda: run(callback=print), NotImplementedError, "callback is not in this version"),
     "forward": (lambda: run(method=Forward()), NotImplementedError, "pb.Forward is not in this version"),

@@ -10,6 +10,8 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.checks import LOW_PRECISION, check_floating
 from pybilevel.engine import spectral
+from pybilevel.engine.batches import Batches, check_rows
+from pybilevel.engine.batches import normalise as normalise_batches
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
 from pybilevel.methods import Method, Reverse, Spectral
@@ -40,7 +42,7 @@ def normalise(
     backend: Backend = "auto",
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
-    _check_later(batches=batches, in_dims=in_dims, callback=callback)
+    _check_later(in_dims=in_dims, callback=callback)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if randomness not in RANDOMNESS:
@@ -66,6 +68,7 @@ def normalise(
         state=state,
         return_state=bool(return_state),
         backend=backend,
+        batches=_batches(batches, inner, steps),
     )
     if isinstance(method, Spectral):
         spectral.check(call)
@@ -76,6 +79,15 @@ def _check_later(**parts: Any) -> None:
     for name, value in parts.items():
         if value is not None:
             raise NotImplementedError(f"{name} is not in this version of unroll: leave it None")
+
+
+def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:
+    if batches is None:
+        return None
+    found = normalise_batches(batches, steps)
+    if isinstance(inner, LinearProblem):
+        check_rows(found, inner, steps)
+    return found
 
 
 def _steps(steps: Any) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pybilevel.engine.batches import Batches
 from pybilevel.engine.state import State
 from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
@@ -34,6 +35,7 @@ class Call(NamedTuple):
         state: where to go on from, or None.
         return_state: whether the caller wants the final state.
         backend: what the caller asked for.
+        batches: one mini-batch a step, or None.
     """
 
     inner: Inner
@@ -48,6 +50,7 @@ class Call(NamedTuple):
     state: State | None
     return_state: bool
     backend: Backend
+    batches: Batches | None = None
 
     @property
     def problem(self) -> LinearProblem | None:

@@ -75,6 +75,10 @@ class Relied:
         # what the loss made and kept (a cache) comes from outside the next time
         self._known = {id(t): TensorWeakRef(t) for t in (*outside, *made)}
 
+    def also(self, tensors: Sequence[Tensor]) -> None:
+        """Rely on these too: what later steps will meet."""
+        self._outside += [(TensorWeakRef(t), _version(t)) for t in tensors]
+
     def changed(self) -> list[Tensor]:
         """Those from outside that live and were changed in place since."""
         held = [(ref(), version) for ref, version in self._outside]

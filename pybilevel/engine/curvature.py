@@ -13,7 +13,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
+from pybilevel.engine.iterate import Moment
+
+Loss = Callable[[list[Tensor], list[Tensor], Moment], Tensor]
 Inspect = Callable[[Tensor, list[Tensor]], None]
 Pull = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -21,7 +23,8 @@ Pull = Callable[[Sequence[Tensor]], list[Tensor]]
 class GradientMap:
     """g(w, theta) = dL/dw and its pullback; all tensors in and out are free of graphs.
 
-    `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients.
+    `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients. `moment` is given
+    to the loss as it is, at every evaluation: its step, and what it carries.
     """
 
     def __init__(self, loss: Loss, nested: bool = False) -> None:
@@ -34,11 +37,12 @@ class GradientMap:
         w: Sequence[Tensor],
         theta: Sequence[Tensor],
         inspect: Inspect | None = None,
+        moment: Moment | None = None,
     ) -> list[Tensor]:
         """dL/dw. `inspect(loss, leaves)` may look at the graph before it goes."""
         leaves, inputs, _ = self._fresh(w, theta, [False] * len(theta))
         with torch.enable_grad():
-            value = self._loss(leaves, inputs)
+            value = self._loss(leaves, inputs, moment or Moment())
             if inspect is not None:
                 inspect(value, leaves + inputs)
             if not value.requires_grad:
@@ -56,20 +60,25 @@ class GradientMap:
             )
 
     def linearise(
-        self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
+        self,
+        w: Sequence[Tensor],
+        theta: Sequence[Tensor],
+        wanted: Sequence[bool],
+        moment: Moment | None = None,
     ) -> tuple[list[Tensor], Pull]:
         """dL/dw and its pullback: v -> the cotangents of w (H v) and of each wanted theta.
 
         The graph of one step lives until the pullback is dropped.
         """
         if self._forward_mode:
-            return self.gradient(w, theta), lambda v: self._pull_forward(w, theta, wanted, v)
+            g = self.gradient(w, theta, moment=moment)
+            return g, lambda v: self._pull_forward(w, theta, wanted, v, moment)
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         with torch.enable_grad():
-            value = self._loss(leaves, inputs)
+            value = self._loss(leaves, inputs, moment or Moment())
             if not value.requires_grad:
                 value = value + 0 * leaves[0].sum()
-            g = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            g = list(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
 
         def pull(v: Sequence[Tensor]) -> list[Tensor]:
             pairs = [(out, bar) for out, bar in zip(g, v, strict=True) if out.requires_grad]
@@ -81,7 +90,7 @@ class GradientMap:
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError) as error:
-                result = self._pull_forward(w, theta, wanted, v, error)
+                result = self._pull_forward(w, theta, wanted, v, moment, error)
                 self.use_forward_mode(error)
                 return result
 
@@ -93,12 +102,14 @@ class GradientMap:
         theta: Sequence[Tensor],
         wanted: Sequence[bool],
         v: Sequence[Tensor],
+        moment: Moment | None,
         backward_error: object = "marked once_differentiable",
     ) -> list[Tensor]:
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         try:
             with forward_ad.dual_level(), torch.enable_grad():
-                value = self._loss([_dual(x, bar) for x, bar in zip(leaves, v, strict=True)], inputs)
+                duals = [_dual(x, bar) for x, bar in zip(leaves, v, strict=True)]
+                value = self._loss(duals, inputs, moment or Moment())
                 found = torch.autograd.grad(value, targets, materialize_grads=True)
                 tangents = [_tangent(g) for g in found]
         except torch.OutOfMemoryError:

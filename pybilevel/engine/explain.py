@@ -5,8 +5,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import fused, generic, spectral
 from pybilevel.engine.call import Call
-from pybilevel.engine.dynamics import Dynamics, Iterate
+from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import schedule_for
 from pybilevel.methods import Spectral
 from pybilevel.schedules import plan_bytes

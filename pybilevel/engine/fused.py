@@ -40,6 +40,8 @@ def reasons(call: Call) -> list[str]:
         found.append(f"the optimizer {call.optimizer.name!r} has no native kernel (need pb.SGD)")
     if not isinstance(call.method, Reverse):
         found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
+    if call.batches is not None:
+        found.append("batches are given (need every row at every step)")
     found += [f"{name} has a value a parameter (need one a step or a task)" for name in call.elementwise]
     if problem.dtype not in (torch.float32, torch.float64):
         found.append(f"dtype {problem.dtype} (need float32 or float64)")

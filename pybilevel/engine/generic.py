@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
-from pybilevel.engine.dynamics import Dynamics, Iterate
+from pybilevel.engine.dynamics import Dynamics
+from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import plan_for
 from pybilevel.engine.state import State
 from pybilevel.errors import DivergenceError
@@ -43,7 +44,7 @@ def run(call: Call) -> tuple[Any, State]:
     else:
         last = Machine(dynamics, plan, inputs).forward_only()
     if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(call))
+        raise DivergenceError(first_bad_step(dynamics, call.steps))
     w = pytree.tree_unflatten(last.w, dynamics.spec)
     return w, State(w, last.buffers, call.start + call.steps, call.optimizer.name)
 
@@ -60,17 +61,16 @@ def workspace_bytes(dynamics: Dynamics) -> int:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def first_bad_step(call: Call) -> int:
+def first_bad_step(dynamics: Dynamics, steps: int) -> int:
     """Re-runs a call that diverged: the index t of the first iterate w_t that is not finite (`steps` if none is)."""
-    dynamics = Dynamics(call)
     theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
     now = dynamics.start.detach()
     with torch.no_grad():
-        for t in range(call.steps):
+        for t in range(steps):
             if not finite(now.w):
                 return t
             now = dynamics.advance(t, now, theta, settings)
-    return call.steps
+    return steps
 
 
 def finite(tensors: tuple[Tensor, ...]) -> bool:
@@ -168,7 +168,11 @@ class Machine:
         bar, theta_bars, setting_bars = self._dynamics.pullback(
             self._t, self._now, bar, self._theta, self._settings, wanted[:split], wanted[split:]
         )
-        totals = [total for total in sums[:split] if total is not None]
+        totals = [
+            self._dynamics.place_theta(i, self._t, total)
+            for i, total in enumerate(sums[:split])
+            if total is not None
+        ]
         totals += [
             self._dynamics.place(i, self._t, total)
             for i, total in enumerate(sums[split:])

@@ -4,7 +4,7 @@ Every engine is tested against it. It shares no code with them on purpose: the r
 written again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def unroll(
     buffers: Mapping[str, Any] | None = None,
     start: int = 0,
     truncate: int | None = None,
+    batches: Sequence[Any] | None = None,
     **settings: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The final parameters, and the rule's buffers by name, each like w0, after `steps` steps, as graph nodes.
@@ -39,6 +40,7 @@ def unroll(
         buffers: where they start, by name, each like w0; None: zeros.
         start: how many steps were made before.
         truncate: cut the graph before the last `truncate` steps.
+        batches: one a step, the last argument of `inner`.
         settings: those of the rule; each a number, a flag, a tensor (), [steps], [*B, 1] or [*B, steps]; or, where
             w0 is a container, a container like it of tensors that broadcast to the parameters.
 
@@ -52,7 +54,8 @@ def unroll(
             w, kept = [x.detach() for x in w], [{k: b.detach() for k, b in one.items()} for one in kept]
         w = [x if x.requires_grad else x.detach().requires_grad_() for x in w]
         parameters = pytree.tree_unflatten(w, spec)
-        loss = inner(parameters) if hparams is None else inner(parameters, hparams)
+        arguments = [parameters, *([] if hparams is None else [hparams])]
+        loss = inner(*arguments, *([] if batches is None else [batches[t]]))
         gradient = torch.autograd.grad(loss.sum(), w, create_graph=True, materialize_grads=True)
         for i, g in enumerate(gradient):
             now = {name: _at(value, t, i, w[i]) for name, value in settings.items()}

@@ -32,6 +32,11 @@ def check(call: Call) -> None:
             f"method=pb.Spectral() needs optimizer to be a pb.SGD, got {call.optimizer!r}: the steps of others are not "
             f"affine in w; {REMEDY}"
         )
+    if call.batches is not None:
+        raise ValueError(
+            "batches are given: method=pb.Spectral() needs the same rows at every step, so that T steps are a power of "
+            f"one; {REMEDY}"
+        )
     for name in call.elementwise:
         raise ValueError(
             f"{name} has a value a parameter: method=pb.Spectral() needs one that is the same for all parameters (a "

@@ -37,13 +37,17 @@ def unroll(
     captured by closure or module included.
 
     Args:
-        inner: a fused problem, such as `pb.SoftmaxRegression(x, y)`, or a callable `loss(w, hparams)` (`loss(w)` where
-            hparams is None) that returns one number.
+        inner: a fused problem, such as `pb.SoftmaxRegression(x, y)`, or a callable `loss(w, hparams, batch)` that
+            returns one number; without its second argument where hparams is None, without its last where batches is.
         w0: initial parameters, a tensor or a pytree of tensors; None: the zeros of a fused problem.
         hparams: a pytree, given to a callable as it is; its floating tensors are differentiated.
         steps: T >= 0. 0 returns w0, still differentiable.
         optimizer: such as `pb.SGD(lr, momentum)`.
-        batches: one mini-batch a step. Not in this version.
+        batches: one mini-batch a step, decided by type: a tensor, tuple or dict whose tensors have a leading steps
+            axis; a list, or a data set with items, of length steps; or a pure function t -> batch, t counted from 0 in
+            every call. The backward asks for them again, so iterators and data loaders raise. Tensors in them that
+            require a gradient get one (those of a list are stacked first). For fused problems: row indices
+            [steps, *B, b], int64, and each step's loss is that of those rows, the mean over b. Not fused.
         in_dims: which axes of w0 and hparams are tasks. Not in this version; fused problems take leading dimensions.
         method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them;
             `pb.Spectral()` does not step at all: least squares with constant settings only.

@@ -117,6 +117,21 @@ class LinearProblem(ABC):
         clone.__dict__.update({"_l2" if name == "l2" else name: t for name, t in tensors.items()})
         return clone
 
+    def take(self, rows: Tensor) -> Self:
+        """The same problem on some of its examples, by their indices [*B, b]: n is b, and a mean is over them."""
+
+        def gather(tensor: Tensor, axis: int) -> Tensor:
+            index = rows if axis == -1 else rows.unsqueeze(-1)
+            return torch.take_along_dim(tensor, index, axis)
+
+        y = gather(self.y, -2) if self.y.is_floating_point() else gather(self.y, -1)
+        found = {"x": gather(self.x, -2), "y": y}
+        if self.weights is not None:
+            found["weights"] = gather(self.weights, -1)
+        clone = self.with_tensors(found)
+        clone.n = rows.shape[-1]
+        return clone
+
     def promoted(self) -> Self:
         """Itself in float32 or float64; half and bfloat16 tensors are cast up, differentiably."""
         if self.x.dtype not in LOW_PRECISION:

@@ -1,0 +1,193 @@
+"""The inner loss of a call as one function of flat tensors, (w, theta, moment) -> number, for the generic engine."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine import captures
+from pybilevel.engine.batches import rows
+from pybilevel.engine.call import Call
+from pybilevel.engine.iterate import Moment, Tensors
+from pybilevel.problems import LinearProblem
+
+
+class ProblemLoss:
+    """The loss of a fused problem, summed over its tasks: on all its rows, or on those of a batch.
+
+    Attributes:
+        theta: the differentiable inputs, whole.
+        stacks: how many of them, at the end, have a leading steps axis.
+        carried: what the iterate 0 carries.
+        nested: whether the loss differentiates itself.
+        tape_bytes: an estimate of what one step's gradient and its pullback hold.
+    """
+
+    stacks = 0
+    carried: tuple[Tensor, ...] = ()
+    nested = False
+
+    def __init__(self, call: Call, problem: LinearProblem) -> None:
+        self._problem = problem
+        self._batches = call.batches
+        self._names = list(problem.tensors())
+        self.theta: Tensors = list(problem.tensors().values())
+        n = problem.n
+        if self._batches is not None and call.steps:
+            n = rows(self._batches, problem, 0).shape[-1]
+        # logits, probabilities and their cotangents, and two of the size of W
+        logits = problem.x[..., :1, :1].numel() * n * problem.c * problem.dtype.itemsize
+        state = problem.x[..., :1, :1].numel() * problem.rows * problem.c * problem.dtype.itemsize
+        self.tape_bytes = 8 * logits + 2 * state
+        held = [] if self._batches is None else self._batches.held
+        self._relied = captures.Relied([*held, *([] if problem.y.is_floating_point() else [problem.y])])
+
+    def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
+        problem = self._problem.with_tensors(dict(zip(self._names, theta, strict=True)))
+        if self._batches is not None:
+            problem = problem.take(rows(self._batches, problem, moment.t))
+        return problem(w[0]).sum()
+
+    def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
+        """A problem hides nothing."""
+        return []
+
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+        """Raise if the data changed between forward and backward."""
+        _check_changed(self._problem, self._relied)
+
+
+class CallableLoss:
+    """loss(w), loss(w, hparams), loss(w, batch) or loss(w, hparams, batch), and the tensors that it captures.
+
+    theta is: the floating leaves of hparams, the captured tensors, the learnable leaves of batches. Attributes as
+    those of `ProblemLoss`.
+    """
+
+    def __init__(self, call: Call, w: Sequence[Tensor], spec: pytree.TreeSpec) -> None:
+        self._inner: Callable[..., Tensor] = call.inner
+        self._batches = call.batches
+        self._spec = spec
+        self._no_hparams = call.hparams is None
+        self._leaves, self._hspec = pytree.tree_flatten(call.hparams)
+        self._places = [
+            i for i, x in enumerate(self._leaves) if isinstance(x, Tensor) and x.is_floating_point()
+        ]
+        self._captured: tuple[Tensor, ...] = ()
+        self.carried: tuple[Tensor, ...] = ()
+        self.nested = False
+        self.tape_bytes = 0
+        hparams = [self._leaves[i] for i in self._places]
+        learnable = [] if self._batches is None else self._batches.learnable
+        self.stacks = len(learnable)
+        # without a step there need not be a batch to call the loss on
+        if self._batches is None or call.steps:
+            self._look(call, w, [*hparams, *(x[0] for x in learnable)])
+        self.theta: Tensors = [*hparams, *self._captured, *learnable]
+
+    def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
+        first, last = len(self._places), len(theta) - self.stacks
+        with captures.Substitute(self._captured, theta[first:last]):
+            return self._evaluate(w, theta[:first], theta[last:], moment)
+
+    def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
+        """Looks at the graph of a value. ValueError if a tensor enters it that the first pass did not see.
+
+        Returns:
+            The custom functions in it whose second backward is missing.
+        """
+        foreign, once = captures.inspect_graph(value, leaves)
+        if foreign:
+            raise ValueError(
+                f"inner uses {captures.describe(self._inner, foreign)} in a way that hides it from pybilevel (a "
+                "custom autograd.Function, a compiled body, a branch not taken at first, or the batch that a function "
+                "gives for a later step), so its gradient would be lost: pass it through hparams or a list of "
+                "batches, or detach it"
+            )
+        return once
+
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+        """Raise if the loss has other data than in the forward half; it is evaluated once more, at t = 0.
+
+        Args:
+            w, theta: as at t = 0.
+        """
+        _check_changed(self._inner, self._relied)
+        first, last = len(self._places), len(theta) - self.stacks
+        own, probe = self._probe(w, [*theta[:first], *theta[last:]])
+        unknown, same = self._relied.replay(probe, own)
+        if unknown:
+            raise RuntimeError(
+                f"inner uses {captures.describe(self._inner, unknown)} in the backward but not in the forward (a name "
+                "that it captures was bound to something else, such as the next batch), so "
+                "the gradient would be wrong: call backward first, or pass the tensor through hparams"
+            )
+        if not same:
+            raise RuntimeError(
+                "inner gives another value in the backward than in the forward (a number that it captures changed, or "
+                "it draws a batch itself), so the gradient would be wrong: call backward before the change, or pass "
+                "what changes through hparams or batches"
+            )
+
+    def _look(self, call: Call, w: Sequence[Tensor], given: Tensors) -> None:
+        """One pass through the loss at t = 0, which finds what it captures."""
+        own, probe = self._probe(w, given)
+        value, seen = captures.find(probe, own, call.device)
+        _check_value(value)
+        _check_capture(call.inner, seen)
+        self._captured = seen.tensors
+        self.nested = seen.nested
+        self.tape_bytes = 4 * seen.made_bytes
+        self._relied = seen.relied
+        if self._batches is not None:
+            self._relied.also(self._batches.held)
+
+    def _probe(self, w: Sequence[Tensor], given: Tensors) -> tuple[Tensors, Callable[[], Tensor]]:
+        """New leaves of the arguments at t = 0, and the loss on them; `given` are hparams and the parts of a batch."""
+        own = [x.detach().requires_grad_() for x in (*w, *given)]
+        first, last = len(w), len(own) - self.stacks
+        return own, lambda: self._evaluate(own[:first], own[first:last], own[last:], Moment(0, self.carried))
+
+    def _evaluate(self, w: Tensors, hparams: Tensors, parts: Tensors, moment: Moment) -> Tensor:
+        arguments: list[Any] = [pytree.tree_unflatten(w, self._spec)]
+        if not self._no_hparams:
+            leaves = list(self._leaves)
+            for i, value in zip(self._places, hparams, strict=True):
+                leaves[i] = value
+            arguments.append(pytree.tree_unflatten(leaves, self._hspec))
+        if self._batches is not None:
+            arguments.append(self._batches.at(moment.t, parts))
+        return self._inner(*arguments)
+
+
+def _check_changed(inner: Any, relied: captures.Relied) -> None:
+    changed = relied.changed()
+    if changed:
+        raise RuntimeError(
+            f"inner uses {captures.describe(inner, changed)}, which was modified by an inplace operation between "
+            "forward and backward, so the gradient would be wrong: call backward first, or change a clone"
+        )
+
+
+def _check_value(value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"inner must return a tensor, got {type(value).__name__}")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(
+            f"inner must return one floating number, got shape {list(value.shape)} {value.dtype}: "
+            "add .mean() or .sum()"
+        )
+
+
+def _check_capture(inner: Any, seen: captures.Capture) -> None:
+    if seen.random:
+        raise NotImplementedError(
+            "inner draws random numbers (dropout?), whose replay is not in this version: "
+            "call .eval() on the module, or draw them outside and pass them through hparams"
+        )
+    if seen.mutated:
+        raise NotImplementedError(
+            f"inner changes {captures.describe(inner, seen.mutated)} in place (running statistics of BatchNorm?), "
+            "and pb.ModuleLoss is not in this version: call .eval(), or use track_running_stats=False"
+        )
