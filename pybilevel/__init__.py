@@ -14,7 +14,7 @@ from pybilevel.objectives import (
     hypergradient,
     ml_objective,
 )
-from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, from_torch
 from pybilevel.problems import MLP, LeastSquares, ModuleLoss, SoftmaxRegression
 from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
 
@@ -48,6 +48,7 @@ __all__ = [
     "StoreAll",
     "build_info",
     "explain",
+    "from_torch",
     "ho_objective",
     "hypergradient",
     "ml_objective",

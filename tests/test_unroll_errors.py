@@ -84,7 +84,7 @@ CASES = {
     "optimizer of torch": (
         lambda: run(optimizer=torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)),
         TypeError,
-        r"optimizer is a torch.optim.SGD.*pb.SGD\(lr=0.1, momentum=0.9\)",
+        r"optimizer is a torch.optim.SGD.*pb.from_torch\(optimizer\).*pb.SGD\(lr=0.1, momentum=0.9\)",
     ),
     "optimizer class": (
         lambda: run(optimizer=SGD),

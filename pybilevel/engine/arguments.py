@@ -121,8 +121,8 @@ def _check_method(method: Any) -> None:
 def _check_optimizer(optimizer: Any) -> None:
     if isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
-            f"optimizer is a torch.optim.{type(optimizer).__name__}, which changes its parameters in place: build "
-            f"pb.{type(optimizer).__name__} with the same settings, such as pb.SGD(lr=0.1, momentum=0.9)"
+            f"optimizer is a torch.optim.{type(optimizer).__name__}, which changes its parameters in place: pass "
+            "pb.from_torch(optimizer), which has its settings, or build one, such as pb.SGD(lr=0.1, momentum=0.9)"
         )
     if isinstance(optimizer, type) or not all(
         hasattr(optimizer, part) for part in ("name", "settings", "init", "step")

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pybilevel.optimizers import Buffers, Optimizer
+from pybilevel.optimizers import Buffers, Optimizer, from_torch
+from pybilevel.optimizers.bridge import give_buffers, parameters_of, taken_buffers
 
 
 @dataclass
@@ -65,6 +67,53 @@ class State:
         self.buffers = tuple(tuple(b) for b in state["buffers"])
         self.info = dict(state.get("info", {}))
         return self
+
+    @classmethod
+    def from_torch(cls, optimizer: torch.optim.Optimizer, w0: Any) -> "State":
+        """The state of a torch.optim instance, to go on from with `pb.from_torch(optimizer, w0)`.
+
+        Args:
+            optimizer: one that `pb.from_torch` takes. Its buffers are copied; parameters that it has not stepped yet
+                start afresh.
+            w0: the parameters, which the state takes as they are: some or all of those of `optimizer`; or other
+                tensors, then one for each of its parameters, in their order.
+
+        Raises:
+            TypeError, ValueError: as of `pb.from_torch`.
+        """
+        ours = from_torch(optimizer, w0)
+        parameters = parameters_of(optimizer, w0)
+        found = [optimizer.state.get(p, {}) for p in parameters]
+        buffers = tuple(
+            taken_buffers(ours, leaf.detach(), state)
+            for leaf, state in zip(pytree.tree_leaves(w0), found, strict=True)
+        )
+        step = max((int(state.get("step", 0)) for state in found), default=0)
+        return cls(w=w0, buffers=buffers, step=step, optimizer=ours.name)
+
+    def to_torch(self, optimizer: torch.optim.Optimizer, w0: Any = None) -> None:
+        """Copies w and buffers into a torch.optim instance and its parameters, in place, as if it had made the steps.
+
+        Args:
+            optimizer: one that `pb.from_torch` takes, of the kind of this state.
+            w0: its parameters in the structure of w, as given to `from_torch`; None: all of them, in their order.
+
+        Raises:
+            ValueError: kind or number of buffers differ, or w does not fit the parameters; nothing is copied then.
+        """
+        ours = from_torch(optimizer, self.w if w0 is None else w0)
+        self.check(ours)
+        parameters = parameters_of(optimizer, self.w if w0 is None else w0)
+        leaves = pytree.tree_leaves(self.w)
+        shapes = [[list(x.shape) for x in tensors] for tensors in (leaves, parameters)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"state has the shapes {shapes[0]} but the parameters of optimizer have {shapes[1]}"
+            )
+        with torch.no_grad():
+            for leaf, parameter, buffers in zip(leaves, parameters, self.buffers, strict=True):
+                parameter.copy_(leaf)
+                give_buffers(ours, optimizer, parameter, buffers, self.step)
 
     def check(self, optimizer: Optimizer) -> None:
         """Raise ValueError unless `optimizer` can go on from here."""
