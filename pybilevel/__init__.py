@@ -14,7 +14,7 @@ from pybilevel.objectives import (
     hypergradient,
     ml_objective,
 )
-from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, from_torch
+from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, constraints, from_torch
 from pybilevel.problems import MLP, LeastSquares, ModuleLoss, SoftmaxRegression
 from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
 
@@ -47,6 +47,7 @@ __all__ = [
     "State",
     "StoreAll",
     "build_info",
+    "constraints",
     "explain",
     "from_torch",
     "ho_objective",
