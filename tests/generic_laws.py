@@ -36,13 +36,24 @@ def generic(
 
 
 def assert_law(
-    inner, w0, hparams=None, *, inputs, truncate=None, batches=None, memory="auto", plain=None, **settings
+    inner,
+    w0,
+    hparams=None,
+    *,
+    inputs,
+    truncate=None,
+    batches=None,
+    memory="auto",
+    plain=None,
+    generators=(),
+    **settings,
 ):
     """Value and every gradient are those of the plain loop (on `plain`, if given); none is None.
 
-    Both see the same random numbers, and leave the generator in the same state.
+    Both see the same random numbers, and leave torch's generator and `generators` in the same state.
     """
-    torch.manual_seed(1)
+    generators = (torch.default_generator, *generators)
+    reseed(generators)
     exact, _ = oracle.unroll(
         plain or inner,
         w0,
@@ -53,17 +64,22 @@ def assert_law(
         **settings,
     )
     expected = gradients(exact, inputs)
-    drawn = torch.get_rng_state()
-    torch.manual_seed(1)
+    drawn = [generator.get_state() for generator in generators]
+    reseed(generators)
     w = generic(inner, w0, hparams, method=Reverse(truncate), batches=batches, memory=memory, **settings)
-    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, drawn, strict=True))
     for a, b in zip(pytree.tree_leaves(w), pytree.tree_leaves(exact), strict=True):
         assert_matches(a, b, "w_T")
     outer = sum((x.sin() * (i + 1)).sum() for i, x in enumerate(pytree.tree_leaves(w)))
     found = torch.autograd.grad(outer, list(inputs.values()), retain_graph=True)
-    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, drawn, strict=True))
     for (name, exact_gradient), actual in zip(expected.items(), found, strict=True):
         assert_matches(actual, exact_gradient, name)
+
+
+def reseed(generators):
+    for seed, generator in enumerate(generators):
+        generator.manual_seed(seed)
 
 
 def each(batches):

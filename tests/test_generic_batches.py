@@ -5,13 +5,9 @@ import torch
 from generic_laws import STEPS, assert_law, each, generic, gradients, leaf
 from tolerance import assert_matches
 
-from pybilevel import explain
-from pybilevel.engine import oracle
 from pybilevel.engine.unroll import unroll
-from pybilevel.errors import BackendError, DivergenceError
-from pybilevel.methods import Spectral
+from pybilevel.errors import DivergenceError
 from pybilevel.optimizers import SGD
-from pybilevel.problems import LeastSquares, SoftmaxRegression
 from pybilevel.schedules import Revolve, StoreAll
 
 PLANS = [StoreAll(), Revolve(3), Revolve(1), "64KiB"]
@@ -119,76 +115,6 @@ def test_no_steps_need_no_batch(batches):
     assert torch.equal(torch.autograd.grad(w.sum(), h)[0], torch.zeros_like(h))
 
 
-# ------------------------------------------------------------------------------------------------ fused problems
-
-
-def rows_of(problem, x, y, weights, l2):
-    """A plain loss on the rows of a batch, written with the problem on gathered tensors."""
-
-    def value(w, rows):
-        def take(z):
-            return torch.stack([a[i] for a, i in zip(z, rows, strict=True)])
-
-        if x.ndim == 2:
-            return problem(x[rows], y[rows], weights=weights[rows], l2=l2)(w)
-        return problem(take(x), take(y), weights=take(weights), l2=l2)(w)
-
-    return value
-
-
-@pytest.mark.parametrize("tasks", [(), (3,)], ids=str)
-@pytest.mark.parametrize("kind", [SoftmaxRegression, LeastSquares])
-@pytest.mark.parametrize("memory", [StoreAll(), Revolve(2)], ids=str)
-def test_law_on_rows_of_fused_problems(tasks, kind, memory):
-    inputs = {
-        "x": leaf(*tasks, 6, 4),
-        "y": leaf(*tasks, 6, 3, low=0.1),
-        "weights": leaf(*tasks, 6, low=0.1),
-        "l2": leaf(low=0.1),
-    }
-    problem = kind(**inputs)
-    rows = torch.randint(6, (STEPS, *tasks, 2))
-    w0, lr = leaf(*problem.shape), leaf(low=0.1)
-    everything = {"w0": w0, "lr": lr, **inputs}
-    plain = rows_of(kind, **inputs)
-    assert_law(problem, w0, inputs=everything, batches=rows, plain=plain, memory=memory, lr=lr)
-
-
-def test_rows_of_integer_classes_from_a_function_or_a_list():
-    x, y = leaf(6, 4), torch.arange(6) % 3
-    problem, rows = SoftmaxRegression(x, y), torch.randint(6, (STEPS, 2))
-    exact = oracle.unroll(
-        lambda w, i: SoftmaxRegression(x[i], y[i], num_classes=3)(w),
-        problem.initial(),
-        steps=STEPS,
-        lr=0.3,
-        batches=rows,
-    )[0]
-    for batches in (rows, list(rows), lambda t: rows[t]):
-        w = generic(problem, None, batches=batches, lr=0.3)
-        assert_matches(w, exact)
-        assert_matches(
-            torch.autograd.grad(w.sin().sum(), x)[0],
-            torch.autograd.grad(exact.sin().sum(), x, retain_graph=True)[0],
-        )
-
-
-def test_all_rows_in_order_are_the_problem_itself():
-    problem = SoftmaxRegression(torch.randn(2, 6, 4).double(), torch.arange(12).reshape(2, 6) % 3)
-    rows = torch.arange(6).expand(STEPS, 2, 6)
-    assert torch.equal(generic(problem, None, batches=rows, lr=0.3), generic(problem, None, lr=0.3))
-
-
-def test_rows_are_not_fused_and_explain_says_so():
-    problem, rows = SoftmaxRegression(torch.randn(6, 4), torch.arange(6) % 3), torch.zeros(3, 2).long()
-    explained = explain(unroll, problem, steps=3, optimizer=SGD(0.1), batches=rows)
-    assert explained.backend == "generic" and any(
-        "batches are given" in reason for reason in explained.reasons
-    )
-    with pytest.raises(BackendError, match="batches are given"):
-        unroll(problem, steps=3, optimizer=SGD(0.1), batches=rows, backend="fused")
-
-
 # ------------------------------------------------------------------------------------------------ what is noticed
 
 
@@ -241,7 +167,6 @@ def quadratic(w, batch):
     return (w * batch).square().sum()
 
 
-PROBLEM = SoftmaxRegression(torch.randn(2, 6, 4), torch.zeros(2, 6).long(), num_classes=3)
 W = torch.randn(4)
 RAGGED = [torch.ones(1, requires_grad=True), torch.ones(4), torch.ones(4)]
 MIXED = [(torch.ones(4, requires_grad=True),), torch.ones(4), torch.ones(4)]
@@ -276,43 +201,6 @@ ERRORS = {
         "leaf 0 of the batches requires a gradient and has different",
     ),
     "mixed": (lambda: call(MIXED), ValueError, r"batches\[1\] has the structure"),
-    "rows float": (
-        lambda: call(torch.ones(3, 2, 1), PROBLEM, None),
-        TypeError,
-        "row indices.*got torch.float32",
-    ),
-    "rows tasks": (
-        lambda: call(torch.zeros(3, 1).long(), PROBLEM, None),
-        ValueError,
-        r"\*B = \[2\] and b >= 1.*got \[1\]",
-    ),
-    "rows none": (
-        lambda: call(torch.zeros(3, 2, 0).long(), PROBLEM, None),
-        ValueError,
-        r"b >= 1, got \[2, 0\]",
-    ),
-    "rows range": (
-        lambda: call(torch.full((3, 2, 1), 6), PROBLEM, None),
-        ValueError,
-        "the row 6 at step 0.*0..5",
-    ),
-    "rows negative": (
-        lambda: call(lambda t: torch.full((2, 1), -1), PROBLEM, None),
-        ValueError,
-        "the row -1 at step 0",
-    ),
-    "rows device": (
-        lambda: call(torch.zeros(3, 2, 1, device="meta").long(), PROBLEM, None),
-        ValueError,
-        "are on meta but x is on cpu",
-    ),
-    "spectral": (
-        lambda: call(
-            torch.zeros(3, 2).long(), LeastSquares(torch.ones(6, 4), torch.ones(6)), None, method=Spectral()
-        ),
-        ValueError,
-        "batches are given: method=pb.Spectral",
-    ),
 }
 
 

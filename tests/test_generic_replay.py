@@ -89,12 +89,6 @@ def test_caches_branches_custom_functions_and_two_backwards_are_fine():
     assert torch.equal(first, second)
 
 
-def test_a_generator_of_its_own_is_random():
-    generator = torch.Generator().manual_seed(0)
-    with pytest.raises(NotImplementedError, match="inner draws random numbers"):
-        unrolled(lambda w: (w * torch.rand(3, generator=generator)).cos().sum())
-
-
 def test_a_loss_that_differentiates_itself():
     w0, h, scale = leaf(4), leaf(4), leaf()
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef
 
 from pybilevel.checks import readable
+from pybilevel.engine.randomness import default_generators
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Capture:
     Attributes:
         tensors: the captured tensors that carry gradients, in order of appearance.
         mutated: the tensors from outside that the loss changed in place.
-        random: whether the loss drew random numbers, from torch's generators or one of its own.
+        generators: those that the loss drew random numbers from, torch's or its own.
         nested: whether the loss calls torch.autograd.grad itself.
         relied: what a replay has to find again.
         made_bytes: the bytes of everything its torch calls returned, an estimate of one step's tape.
@@ -28,7 +29,7 @@ class Capture:
 
     tensors: tuple[Tensor, ...]
     mutated: tuple[Tensor, ...]
-    random: bool
+    generators: tuple[torch.Generator, ...]
     nested: bool
     relied: "Relied"
     made_bytes: int
@@ -41,19 +42,23 @@ _ONCE = torch.autograd.function.once_differentiable(lambda _: None).__code__
 def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Capture]:
     """Evaluate `loss` once; its value, and what entered it from outside beside `own`, its arguments.
 
-    `own` are fresh leaves that ask for gradients, as a loss that differentiates itself needs them.
+    `own` are fresh leaves that ask for gradients, as a loss that differentiates itself needs them. Random generators
+    are left where they were.
     """
-    before = _random_states(device)
+    before = [(g, g.get_state()) for g in default_generators(device)]
     value, watch = _run(loss, own)
-    random = any(not torch.equal(a, b) for a, b in zip(before, _random_states(device), strict=True))
+    drawn = [(g, state) for g, state in before if not torch.equal(g.get_state(), state)]
+    drawn += [pair for pair in watch.generators.values() if all(pair[0] is not g for g, _ in before)]
     outside = list(watch.outside.values())
     captured = [t for t, _ in outside if t.requires_grad]
     if not all(t.is_leaf for t in captured):
         captured = _lasting(captured, loss, own)
+    for generator, state in drawn:
+        generator.set_state(state)
     return value, Capture(
         tensors=tuple(captured),
         mutated=tuple(t for t, version in outside if _version(t) != version),
-        random=random or watch.random,
+        generators=tuple(generator for generator, _ in drawn),
         nested=watch.nested,
         relied=Relied([t for t, _ in outside], list(watch.made.values()), _readable(value)),
         made_bytes=sum(t.nbytes for t in watch.made.values()),
@@ -78,6 +83,10 @@ class Relied:
     def also(self, tensors: Sequence[Tensor]) -> None:
         """Rely on these too: what later steps will meet."""
         self._outside += [(TensorWeakRef(t), _version(t)) for t in tensors]
+
+    def expect(self, value: Tensor) -> None:
+        """Let a replay find this value."""
+        self._value = _readable(value)
 
     def changed(self) -> list[Tensor]:
         """Those from outside that live and were changed in place since."""
@@ -163,7 +172,8 @@ class _Watch(TorchFunctionMode):
         # strong references: an id is only an id while its tensor lives
         self.made: dict[int, Tensor] = {}
         self.outside: dict[int, tuple[Tensor, int]] = {}
-        self.random = self.nested = False
+        self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their states at first sight
+        self.nested = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -172,8 +182,9 @@ class _Watch(TorchFunctionMode):
             key = id(tensor)
             if key not in self._own and key not in self.made and key not in self.outside:
                 self.outside[key] = (tensor, _version(tensor))
-        given = (*args, *(kwargs or {}).values())
-        self.random |= any(isinstance(value, torch.Generator) for value in given)
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, torch.Generator) and id(value) not in self.generators:
+                self.generators[id(value)] = (value, value.get_state())
         self.nested |= func is torch.autograd.grad
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -218,13 +229,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
-
-
-def _random_states(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
 
 
 def _modules(inner: Any) -> Iterator[torch.nn.Module]:

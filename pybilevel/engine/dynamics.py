@@ -21,6 +21,7 @@ class Dynamics:
             problem's tensors.
         settings: the settings, one tensor each, and one a leaf for those with a value a parameter.
         gradient_map: the gradient of the loss in w, and its pullback; takes `theta_at(theta, t)`.
+        streams: the random generators that the loss draws from.
         tape_bytes: an estimate of what one step's gradient and its pullback hold.
     """
 
@@ -30,6 +31,7 @@ class Dynamics:
         self._loss = CallableLoss(call, w, self.spec) if problem is None else ProblemLoss(call, problem)
         self.start = Iterate(tuple(w), call.initial_buffers(), self._loss.carried)
         self.theta: Tensors = self._loss.theta
+        self.streams = self._loss.streams
         self.tape_bytes = self._loss.tape_bytes
         self.gradient_map = GradientMap(self._loss, self._loss.nested)
         self._optimizer = call.optimizer

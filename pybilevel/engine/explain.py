@@ -49,8 +49,8 @@ def _flops(dynamics: Dynamics) -> tuple[int, int]:
     start = dynamics.start.detach()
     bar = Iterate.like(start, [torch.zeros_like(x) for x in start.flat()])
     wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
-    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCounterMode(display=False) as forward:
         dynamics.advance(0, start, theta, settings)
-    with torch.no_grad(), FlopCounterMode(display=False) as backward:
+    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCounterMode(display=False) as backward:
         dynamics.pullback(0, start, bar, theta, settings, *wanted)
     return forward.get_total_flops(), backward.get_total_flops()

@@ -6,6 +6,7 @@ results, because states come from the same code whether they are stored or recom
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,15 +39,19 @@ def run(call: Call) -> tuple[Any, State]:
     dynamics = Dynamics(call)
     plan = plan_of(call, dynamics)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
-    last = dynamics.start
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        last = Iterate.like(last, _Unroll.apply(dynamics, plan, *inputs))  # type: ignore[no-untyped-call]
-    else:
-        last = Machine(dynamics, plan, inputs).forward_only()
+    machine = Machine(dynamics, plan, inputs)
+    with dynamics.streams.forward():
+        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+            found = _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]
+        else:
+            found = machine.forward_only().flat()
+    dynamics.streams.check()
+    last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
     if call.device.type == "cpu" and not finite(last.w):
         raise DivergenceError(first_bad_step(dynamics, call.steps))
     w = pytree.tree_unflatten(last.w, dynamics.spec)
-    return w, State(w, last.buffers, call.start + call.steps, call.optimizer.name)
+    random = last.carried[: len(dynamics.streams)]
+    return w, State(w, last.buffers, call.start + call.steps, call.optimizer.name, random=random)
 
 
 def plan_of(call: Call, dynamics: Dynamics) -> Plan:
@@ -65,7 +70,7 @@ def first_bad_step(dynamics: Dynamics, steps: int) -> int:
     """Re-runs a call that diverged: the index t of the first iterate w_t that is not finite (`steps` if none is)."""
     theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
     now = dynamics.start.detach()
-    with torch.no_grad():
+    with torch.no_grad(), dynamics.streams.undisturbed():
         for t in range(steps):
             if not finite(now.w):
                 return t
@@ -92,12 +97,13 @@ class Machine:
         self._autocast = autocast_now(inputs[0].device.type)
         self._slots: list[tuple[int, Iterate]] | None = None
         self._t, self._now = 0, self._start
+        self.carried: tuple[Tensor, ...] = self._start.carried
 
     def forward(self) -> Iterate:
-        """The final iterate; the forward half stays behind for `reverse`."""
+        """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
         with torch.no_grad(), self._autocast():
             self._run_forward_half(watched=True)
-            return self._advance(watched=True) if self._plan.steps else _copy(self._now)
+            return self._final(self._advance(watched=True) if self._plan.steps else _copy(self._now))
 
     def forward_only(self) -> Iterate:
         """The final iterate; nothing is kept."""
@@ -107,7 +113,7 @@ class Machine:
             for _ in range(self._plan.steps):
                 self._now = self._advance(watched)
                 self._t += 1
-        return self._now if self._plan.steps else _copy(self._now)
+        return self._final(self._now if self._plan.steps else _copy(self._now))
 
     def reverse(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
         """The cotangents of the inputs, where wanted, from those of the final iterate."""
@@ -117,7 +123,7 @@ class Machine:
             for x, need in zip(constant, wanted[self._states :], strict=True)
         ]
         bar = Iterate.like(self._start, bars)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
             if self._plan.steps:
                 self._dynamics.check_replay(self._theta)
             if self._slots is None:
@@ -135,6 +141,10 @@ class Machine:
             for x, need in zip(bar.flat(), wanted, strict=False)
         ]
         return first + sums
+
+    def _final(self, last: Iterate) -> Iterate:
+        self.carried = last.carried
+        return last
 
     def _run_forward_half(self, watched: bool = False) -> None:
         # every slot is saved to before it is loaded (the plan was checked), so the start may stand in
@@ -187,8 +197,8 @@ class _Unroll(torch.autograd.Function):
     """The autograd node: forward half and final step; reverse half."""
 
     @staticmethod
-    def forward(ctx: Any, dynamics: Dynamics, plan: Plan, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.machine = Machine(dynamics, plan, inputs)
+    def forward(ctx: Any, machine: Machine, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.machine = machine
         # saved only so that autograd notices when an input is changed in place before the backward
         ctx.save_for_backward(*inputs)
         return tuple(ctx.machine.forward().flat())
@@ -196,10 +206,10 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> Any:
         inputs = ctx.saved_tensors
-        found = ctx.machine.reverse(bars, ctx.needs_input_grad[2:])
+        found = ctx.machine.reverse(bars, ctx.needs_input_grad[1:])
         if torch.is_grad_enabled():
             found = once(found, [x for x in (*inputs, *bars) if x.requires_grad])
-        return None, None, *found
+        return None, *found
 
 
 class _Once(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -10,6 +11,7 @@ from pybilevel.engine import captures
 from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.iterate import Moment, Tensors
+from pybilevel.engine.randomness import Streams
 from pybilevel.problems import LinearProblem
 
 
@@ -20,12 +22,12 @@ class ProblemLoss:
         theta: the differentiable inputs, whole.
         stacks: how many of them, at the end, have a leading steps axis.
         carried: what the iterate 0 carries.
+        streams: the random generators it draws from.
         nested: whether the loss differentiates itself.
         tape_bytes: an estimate of what one step's gradient and its pullback hold.
     """
 
     stacks = 0
-    carried: tuple[Tensor, ...] = ()
     nested = False
 
     def __init__(self, call: Call, problem: LinearProblem) -> None:
@@ -33,20 +35,29 @@ class ProblemLoss:
         self._batches = call.batches
         self._names = list(problem.tensors())
         self.theta: Tensors = list(problem.tensors().values())
+        self.streams = Streams()
+        self._relied = captures.Relied([] if problem.y.is_floating_point() else [problem.y])
         n = problem.n
         if self._batches is not None and call.steps:
-            n = rows(self._batches, problem, 0).shape[-1]
+            # a function of the step may draw its rows: then they are replayed
+            index, seen = captures.find(lambda: self._rows(problem, Moment()), (), problem.device)
+            n = index.shape[-1]
+            self.streams = _streams(call, seen)
+            self._relied.also(self._batches.held)
+            self._first = seen.relied
+            if self.streams.elsewhere:
+                with self.streams.undisturbed():
+                    self._first.expect(self._rows(problem, Moment(0, self.streams.start)))
+        self.carried = self.streams.start
         # logits, probabilities and their cotangents, and two of the size of W
         logits = problem.x[..., :1, :1].numel() * n * problem.c * problem.dtype.itemsize
         state = problem.x[..., :1, :1].numel() * problem.rows * problem.c * problem.dtype.itemsize
         self.tape_bytes = 8 * logits + 2 * state
-        held = [] if self._batches is None else self._batches.held
-        self._relied = captures.Relied([*held, *([] if problem.y.is_floating_point() else [problem.y])])
 
     def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         problem = self._problem.with_tensors(dict(zip(self._names, theta, strict=True)))
         if self._batches is not None:
-            problem = problem.take(rows(self._batches, problem, moment.t))
+            problem = problem.take(self._rows(problem, moment))
         return problem(w[0]).sum()
 
     def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
@@ -56,6 +67,17 @@ class ProblemLoss:
     def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
         """Raise if the data changed between forward and backward."""
         _check_changed(self._problem, self._relied)
+        if self._batches is not None:
+            _check_first(
+                self._problem, self._first, lambda: self._rows(self._problem, Moment(0, self.carried)), ()
+            )
+
+    def _rows(self, problem: LinearProblem, moment: Moment) -> Tensor:
+        assert self._batches is not None
+        self.streams.write(moment.before)
+        index = rows(self._batches, problem, moment.t)
+        moment.after = self.streams.read()
+        return index
 
 
 class CallableLoss:
@@ -76,6 +98,7 @@ class CallableLoss:
         ]
         self._captured: tuple[Tensor, ...] = ()
         self.carried: tuple[Tensor, ...] = ()
+        self.streams = Streams()
         self.nested = False
         self.tape_bytes = 0
         hparams = [self._leaves[i] for i in self._places]
@@ -116,30 +139,23 @@ class CallableLoss:
         _check_changed(self._inner, self._relied)
         first, last = len(self._places), len(theta) - self.stacks
         own, probe = self._probe(w, [*theta[:first], *theta[last:]])
-        unknown, same = self._relied.replay(probe, own)
-        if unknown:
-            raise RuntimeError(
-                f"inner uses {captures.describe(self._inner, unknown)} in the backward but not in the forward (a name "
-                "that it captures was bound to something else, such as the next batch), so "
-                "the gradient would be wrong: call backward first, or pass the tensor through hparams"
-            )
-        if not same:
-            raise RuntimeError(
-                "inner gives another value in the backward than in the forward (a number that it captures changed, or "
-                "it draws a batch itself), so the gradient would be wrong: call backward before the change, or pass "
-                "what changes through hparams or batches"
-            )
+        _check_first(self._inner, self._relied, probe, own)
 
     def _look(self, call: Call, w: Sequence[Tensor], given: Tensors) -> None:
         """One pass through the loss at t = 0, which finds what it captures."""
         own, probe = self._probe(w, given)
         value, seen = captures.find(probe, own, call.device)
         _check_value(value)
-        _check_capture(call.inner, seen)
+        _check_mutated(call.inner, seen)
         self._captured = seen.tensors
         self.nested = seen.nested
         self.tape_bytes = 4 * seen.made_bytes
         self._relied = seen.relied
+        self.streams = _streams(call, seen)
+        self.carried = self.streams.start
+        if self.streams.elsewhere:
+            with torch.enable_grad(), self.streams.undisturbed():
+                self._relied.expect(self._probe(w, given)[1]())
         if self._batches is not None:
             self._relied.also(self._batches.held)
 
@@ -150,6 +166,7 @@ class CallableLoss:
         return own, lambda: self._evaluate(own[:first], own[first:last], own[last:], Moment(0, self.carried))
 
     def _evaluate(self, w: Tensors, hparams: Tensors, parts: Tensors, moment: Moment) -> Tensor:
+        self.streams.write(moment.before)
         arguments: list[Any] = [pytree.tree_unflatten(w, self._spec)]
         if not self._no_hparams:
             leaves = list(self._leaves)
@@ -158,7 +175,13 @@ class CallableLoss:
             arguments.append(pytree.tree_unflatten(leaves, self._hspec))
         if self._batches is not None:
             arguments.append(self._batches.at(moment.t, parts))
-        return self._inner(*arguments)
+        value = self._inner(*arguments)
+        moment.after = self.streams.read()
+        return value
+
+
+def _streams(call: Call, seen: captures.Capture) -> Streams:
+    return Streams(call.device, seen.generators, () if call.state is None else call.state.random)
 
 
 def _check_changed(inner: Any, relied: captures.Relied) -> None:
@@ -180,12 +203,25 @@ def _check_value(value: object) -> None:
         )
 
 
-def _check_capture(inner: Any, seen: captures.Capture) -> None:
-    if seen.random:
-        raise NotImplementedError(
-            "inner draws random numbers (dropout?), whose replay is not in this version: "
-            "call .eval() on the module, or draw them outside and pass them through hparams"
+def _check_first(
+    inner: Any, first: captures.Relied, again: Callable[[], Tensor], own: Sequence[Tensor]
+) -> None:
+    unknown, same = first.replay(again, own)
+    if unknown:
+        raise RuntimeError(
+            f"inner uses {captures.describe(inner, unknown)} in the backward but not in the forward (a name "
+            "that it captures was bound to something else, such as the next batch), so "
+            "the gradient would be wrong: call backward first, or pass the tensor through hparams"
         )
+    if not same:
+        raise RuntimeError(
+            "inner gives another value in the backward than in the forward (a number that it captures changed, or "
+            "it draws a batch itself), so the gradient would be wrong: call backward before the change, or pass "
+            "what changes through hparams or batches"
+        )
+
+
+def _check_mutated(inner: Any, seen: captures.Capture) -> None:
     if seen.mutated:
         raise NotImplementedError(
             f"inner changes {captures.describe(inner, seen.mutated)} in place (running statistics of BatchNorm?), "

@@ -20,6 +20,8 @@ class State:
         buffers: the optimizer's buffers, one tuple a leaf of `w`.
         step: how many inner steps led here, over all calls.
         optimizer: the name of the optimizer that the buffers belong to.
+        random: the states of the random generators that the inner loss draws from, if it does: a run that goes on from
+            here draws what an uninterrupted one would have drawn.
         info: what a method reports (residuals, ...).
     """
 
@@ -28,6 +30,7 @@ class State:
     step: int
     optimizer: str
     info: dict[str, Any] = field(default_factory=dict)
+    random: tuple[Tensor, ...] = ()
 
     def detach(self) -> "State":
         """The same values, cut from the graph: truncation across outer steps."""
@@ -47,6 +50,7 @@ class State:
             "step": cut.step,
             "optimizer": cut.optimizer,
             "info": cut.info,
+            "random": cut.random,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> "State":
@@ -66,6 +70,7 @@ class State:
         self.w, self.step = state["w"], int(state["step"])
         self.buffers = tuple(tuple(b) for b in state["buffers"])
         self.info = dict(state.get("info", {}))
+        self.random = tuple(state.get("random", ()))
         return self
 
     @classmethod
