@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +121,11 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def header(arguments: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, Any]:
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)]),
-        "commit": machine.commit(),
+    return machine.provenance("python -m benchmarks", argv, arguments.device) | {
         "device": arguments.device,
         "dtype": "float32",
         "tiny": arguments.tiny,
         "repeats": 1 if arguments.tiny else arguments.repeats,
-        "machine": machine.describe(arguments.device),
-        "versions": machine.versions(),
         "cases": [],
     }
 

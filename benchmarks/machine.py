@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +87,17 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def provenance(program: str, argv: Sequence[str] | None, device: str) -> dict[str, Any]:
+    """What every result says of where it comes from; `argv` None: the arguments of this process."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([*program.split(), *(sys.argv[1:] if argv is None else argv)]),
+        "commit": commit(),
+        "machine": describe(device),
+        "versions": versions(),
+    }
 
 
 def commit() -> str:

@@ -83,18 +83,18 @@ def measure(name: str, steps: int, device: str, tiny: bool) -> dict[str, Any]:
     except (ImportError, NotImplementedError) as error:
         return {"status": f"not available: {error}"}
     synchronize(device)
-    before = _reset(device)
+    before = reset_peak(device)
     run()
     synchronize(device)
-    return {"status": "ok", "peak_bytes": _peak(device) - before}
+    return {"status": "ok", "peak_bytes": peak_bytes(device) - before}
 
 
 def _runner(name: str, shape: Shape, device: str) -> Callable[[], Any]:
     return CONTENDERS[name].build(HYPER_CLEANING, shape, inputs_on(device, HYPER_CLEANING, shape))
 
 
-def _reset(device: str) -> int:
-    """Reset the peak; the bytes in use now."""
+def reset_peak(device: str) -> int:
+    """Start to look for the peak; the bytes in use now."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -102,7 +102,8 @@ def _reset(device: str) -> int:
     return _status_bytes("VmRSS")
 
 
-def _peak(device: str) -> int:
+def peak_bytes(device: str) -> int:
+    """The most bytes in use since `reset_peak`."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else _status_bytes("VmHWM")
 
 

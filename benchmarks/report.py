@@ -185,31 +185,37 @@ def curve_table(case: Record) -> Table:
     return table
 
 
-def markdown(record: Record) -> str:
-    """The record for people: machine, versions, command, the summary, and every contender of every case."""
+def provenance(record: Record) -> str:
+    """Machine, versions, date and command."""
     facts = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+    return f"Machine: {facts}. Versions: {versions}. {record['date']}. Command: `{record['command']}`."
+
+
+def markdown(record: Record) -> str:
+    """The record for people: machine, versions, command, the summary, and every contender of every case."""
     parts = [
         f"# Benchmarks, {record['device']}, commit {record['commit']}",
-        f"Machine: {facts}. Versions: {versions}. {record['date']}.",
-        f"Command: `{record['command']}`. Medians of {record['repeats']} interleaved samples, fewer where calls are "
+        provenance(record),
+        f"Medians of {record['repeats']} interleaved samples, fewer where calls are "
         "long; float32; times ours: time over our time; at most: the best peer's time over the limit and the cost of a "
         "call, which is measured on a problem of next to no size.",
     ]
     if timed_cases(record):
-        parts.append(_markdown_table(list(summary_rows(record))))
+        parts.append(markdown_table(list(summary_rows(record))))
     header = ["contender", "median", "fastest .. slowest", "a task", "times ours", "% of limit", "error"]
     for case in record["cases"]:
         if "contenders" not in case:
-            parts += [f"## {curve_headline(case)}", _markdown_table(list(curve_rows(case)))]
+            parts += [f"## {curve_headline(case)}", markdown_table(list(curve_rows(case)))]
             continue
         rows = [[*_cells(case, entry)] for entry in case["contenders"]]
         padded = [row + [""] * (len(header) - len(row)) for row in rows]
-        parts += [f"## {headline(case)}", _markdown_table([header, *padded]), *remarks(case)]
+        parts += [f"## {headline(case)}", markdown_table([header, *padded]), *remarks(case)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+    """The first row is the header."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 

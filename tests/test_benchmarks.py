@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import pybilevel as pb
-from benchmarks import coordinates, measure
+from benchmarks import coordinates, measure, networks
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.machine import ROOT, Limits, measure_limits
-from benchmarks.peers import compiled
+from benchmarks.peers import compiled, training
 from benchmarks.workloads import EFFECT_OF_T, FEW_SHOT, HYPER_CLEANING, RIDGE_TALL, Bilevel, Shape, Work
 
 SMALL = CASES[0]
@@ -229,3 +229,30 @@ def test_the_figures_of_the_coordinates_are_made() -> None:
     assert all(0 < float(error) < 5e-6 for error in squared[0])
     assert [bool(error.strip()) for error in softmax] == [True, True, False]
     assert len(coordinates.lanes([(3, 3)], tasks=32, repeats=1).splitlines()) == 3
+
+
+@pytest.mark.parametrize("case", networks.CASES, ids=lambda case: case.name)
+def test_every_network_is_trained_alike_by_everyone(case: networks.Case) -> None:
+    problem = case.tiny().problem()
+    exact = training.CONTENDERS["pybilevel, budget"](case.tiny().problem(torch.float64), case.tiny().budget)
+    for name, run in training.CONTENDERS.items():
+        if training.missing(name) is None:
+            errors = measure.relative_errors(run(problem, case.tiny().budget), exact)
+            assert max(errors.values()) < measure.TOLERANCE, name
+
+
+def test_the_networks_are_measured_apart_and_tabled(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--tiny",
+        "--only",
+        "convnet",
+        "--repeats",
+        "1",
+        "--contenders",
+        "pybilevel, budget",
+        "eager",
+    ]
+    assert networks.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| pybilevel, budget | " in printed and "| eager | " in printed
+    assert "failed" not in printed
