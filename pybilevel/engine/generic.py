@@ -19,6 +19,7 @@ from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import plan_for
 from pybilevel.engine.state import State
 from pybilevel.errors import DivergenceError
+from pybilevel.ops.freed import check_alive
 from pybilevel.schedules import Code, Plan, decode
 
 
@@ -98,6 +99,11 @@ class Machine:
         self._slots: list[tuple[int, Iterate]] | None = None
         self._t, self._now = 0, self._start
         self.carried: tuple[Tensor, ...] = self._start.carried
+
+    def names(self) -> list[str]:
+        """What users call the inputs."""
+        names = ["w0 or state"] * self._states + ["a tensor of inner or hparams"] * len(self._theta)
+        return names + ["a setting of optimizer"] * len(self._settings)
 
     def forward(self) -> Iterate:
         """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
@@ -206,6 +212,7 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> Any:
         inputs = ctx.saved_tensors
+        check_alive(zip(ctx.machine.names(), inputs, strict=True))
         found = ctx.machine.reverse(bars, ctx.needs_input_grad[1:])
         if torch.is_grad_enabled():
             found = once(found, [x for x in (*inputs, *bars) if x.requires_grad])

@@ -19,10 +19,16 @@ import torch
 from torch import Tensor
 
 from pybilevel import _C
+from pybilevel.ops.freed import check_alive
 from pybilevel.schedules import Code, encode
 
-TENSORS = 12
-"""How many leading arguments of the schema are tensors, and may have cotangents."""
+NAMES = (
+    *("x or support", "y or support_y", "weights", "l2", "w0", "the velocity of state"),
+    *("lr", "momentum", "weight_decay", "x of outer or query", "y of outer or query_y", "weights of outer"),
+)
+"""What users call the leading arguments of the schema, which are tensors and may have cotangents."""
+
+TENSORS = len(NAMES)
 
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
@@ -247,6 +253,7 @@ class _LinearUnroll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> Any:
+        check_alive(zip(NAMES, ctx.saved_tensors, strict=False))
         return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
 
 
