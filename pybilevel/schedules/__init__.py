@@ -6,6 +6,7 @@ from pybilevel.schedules.ops import Code, Op, decode, encode
 from pybilevel.schedules.periodic import Periodic
 from pybilevel.schedules.plan import Plan
 from pybilevel.schedules.revolve import Revolve
+from pybilevel.schedules.stopped import stopped
 from pybilevel.schedules.store_all import StoreAll
 from pybilevel.schedules.truncated import Truncated
 
@@ -23,5 +24,6 @@ __all__ = [
     "format_bytes",
     "parse_bytes",
     "plan_bytes",
+    "stopped",
     "within",
 ]
