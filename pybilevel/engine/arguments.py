@@ -14,7 +14,7 @@ from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Method, Reverse, Spectral
+from pybilevel.methods import Forward, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 from pybilevel.problems import LinearProblem
@@ -108,7 +108,7 @@ def _check_method(method: Any) -> None:
             raise NotImplementedError(
                 "Reverse(first_order=True) is not in this version: use first_order=False"
             )
-    elif isinstance(method, Spectral):
+    elif isinstance(method, Spectral | Forward):
         return  # `spectral.check` looks at the rest of the call
     elif isinstance(method, Method):
         raise NotImplementedError(

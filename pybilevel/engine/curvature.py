@@ -1,4 +1,4 @@
-"""The gradient of a scalar loss(w, theta) in w, and the pullback of that gradient map.
+"""The gradient of a scalar loss(w, theta) in w, the pullback of that gradient map, and its tangents.
 
 The pullback is reverse over reverse. Forward over reverse, `jvp(grad(L))`, is the fall-back for operations whose
 backward cannot be differentiated. Measured on 1 core, torch 2.13, one reverse step of a two-layer network
@@ -18,10 +18,13 @@ from pybilevel.engine.iterate import Moment
 Loss = Callable[[list[Tensor], list[Tensor], Moment], Tensor]
 Inspect = Callable[[Tensor, list[Tensor]], None]
 Pull = Callable[[Sequence[Tensor]], list[Tensor]]
+Dots = Sequence[Tensor | None]
+"""Tangents of w and of the wanted theta; None stands for zeros."""
+Push = Callable[[Dots], list[Tensor]]
 
 
 class GradientMap:
-    """g(w, theta) = dL/dw and its pullback; all tensors in and out are free of graphs.
+    """g(w, theta) = dL/dw, its pullback and its tangents; all tensors in and out are free of graphs.
 
     `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients. `moment` is given
     to the loss as it is, at every evaluation: its step, and what it carries.
@@ -31,6 +34,7 @@ class GradientMap:
         self._loss = loss
         self._nested = nested
         self._forward_mode = False
+        self._one_by_one = False
 
     def gradient(
         self,
@@ -75,9 +79,7 @@ class GradientMap:
             return g, lambda v: self._pull_forward(w, theta, wanted, v, moment)
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         with torch.enable_grad():
-            value = self._loss(leaves, inputs, moment or Moment())
-            if not value.requires_grad:
-                value = value + 0 * leaves[0].sum()
+            value = _tied(self._loss(leaves, inputs, moment or Moment()), leaves)
             g = list(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
 
         def pull(v: Sequence[Tensor]) -> list[Tensor]:
@@ -96,6 +98,112 @@ class GradientMap:
 
         return [x.detach() for x in g], pull
 
+    def linearise_tangents(
+        self,
+        w: Sequence[Tensor],
+        theta: Sequence[Tensor],
+        wanted: Sequence[bool],
+        inspect: Inspect | None = None,
+        moment: Moment | None = None,
+    ) -> tuple[list[Tensor], Push]:
+        """dL/dw and its tangent map: K tangents of w and of each wanted theta, [K, *shape] -> those of dL/dw.
+
+        The Hessian of L in (w, theta) is symmetric, so the tangents of its rows w are the pullback of the whole
+        gradient dL/d(w, theta), taken in w: K products by one graph, under vmap. Where an operation has no rule for
+        vmap they are taken one by one, which is announced, and where it has no second backward in forward mode.
+        The graph of one step lives until the map is dropped.
+        """
+        leaves, inputs, targets = self._fresh(w, theta, wanted)
+        with torch.enable_grad():
+            value = _tied(self._loss(leaves, inputs, moment or Moment()), leaves)
+            if inspect is not None:
+                inspect(value, leaves + inputs)
+            create = not self._forward_mode
+            whole = torch.autograd.grad(value, targets, create_graph=create, materialize_grads=True)
+
+        def push(dots: Dots) -> list[Tensor]:
+            pairs = [
+                (out, dot)
+                for out, dot in zip(whole, dots, strict=True)
+                if dot is not None and out.requires_grad
+            ]
+            if self._forward_mode:
+                return self._each(dots, lambda one: self.tangent(w, theta, wanted, one, moment))
+            if not pairs:
+                count = next(len(dot) for dot in dots if dot is not None)
+                return [x.new_zeros((count, *x.shape)) for x in w]
+            try:
+                return self._push_graph(leaves, *zip(*pairs, strict=True))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error)
+                result = self._each(dots, lambda one: self.tangent(w, theta, wanted, one, moment, reason))
+                self.use_forward_mode(reason)
+                return result
+
+        return [x.detach() for x in whole[: len(leaves)]], push
+
+    def tangent(
+        self,
+        w: Sequence[Tensor],
+        theta: Sequence[Tensor],
+        wanted: Sequence[bool],
+        dots: Dots,
+        moment: Moment | None = None,
+        backward_error: object = "not tried",
+    ) -> list[Tensor]:
+        """The tangent of dL/dw along one direction of w and of each wanted theta, in forward mode over the gradient."""
+        leaves, inputs, targets = self._fresh(w, theta, wanted)
+        duals = {id(x): dot for x, dot in zip(targets, dots, strict=True) if dot is not None}
+
+        def dual(x: Tensor) -> Tensor:
+            return _dual(x, duals[id(x)]) if id(x) in duals else x
+
+        return self._in_forward_mode(
+            lambda: self._loss([dual(x) for x in leaves], [dual(x) for x in inputs], moment or Moment()),
+            leaves,
+            backward_error,
+        )
+
+    def _push_graph(
+        self, leaves: Sequence[Tensor], outputs: Sequence[Tensor], dots: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The pullbacks of `outputs` at all of `dots` in `leaves`."""
+
+        def pull(bars: Sequence[Tensor], batched: bool) -> list[Tensor]:
+            count = (len(dots[0]),) if batched else ()
+            found = torch.autograd.grad(
+                outputs, leaves, bars, retain_graph=True, allow_unused=True, is_grads_batched=batched
+            )
+            return [
+                x.new_zeros((*count, *x.shape)) if y is None else y
+                for x, y in zip(leaves, found, strict=True)
+            ]
+
+        if len(dots[0]) > 1 and not self._one_by_one:
+            try:
+                return pull(dots, True)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                result = self._each(dots, lambda one: pull(one, False))  # type: ignore[arg-type]
+                self._one_by_one = True
+                warnings.warn(
+                    "the second backward of the inner loss does not run under vmap; tangents are taken one by one "
+                    f"instead, which is slower ({error})",
+                    stacklevel=2,
+                )
+                return result
+        return self._each(dots, lambda one: pull(one, False))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _each(dots: Dots, push: Callable[[Dots], list[Tensor]]) -> list[Tensor]:
+        """`push` of one direction at a time, stacked."""
+        count = next(len(dot) for dot in dots if dot is not None)
+        found = [push([None if dot is None else dot[k] for dot in dots]) for k in range(count)]
+        return [torch.stack(column) for column in zip(*found, strict=True)]
+
     def _pull_forward(
         self,
         w: Sequence[Tensor],
@@ -106,10 +214,21 @@ class GradientMap:
         backward_error: object = "marked once_differentiable",
     ) -> list[Tensor]:
         leaves, inputs, targets = self._fresh(w, theta, wanted)
+
+        def loss() -> Tensor:
+            duals = [_dual(x, bar) for x, bar in zip(leaves, v, strict=True)]
+            return self._loss(duals, inputs, moment or Moment())
+
+        return self._in_forward_mode(loss, targets, backward_error)
+
+    @staticmethod
+    def _in_forward_mode(
+        loss: Callable[[], Tensor], targets: Sequence[Tensor], backward_error: object
+    ) -> list[Tensor]:
+        """The tangents of the gradient of `loss`, a function of dual tensors, in `targets`."""
         try:
             with forward_ad.dual_level(), torch.enable_grad():
-                duals = [_dual(x, bar) for x, bar in zip(leaves, v, strict=True)]
-                value = self._loss(duals, inputs, moment or Moment())
+                value = _tied(loss(), targets)
                 found = torch.autograd.grad(value, targets, materialize_grads=True)
                 tangents = [_tangent(g) for g in found]
         except torch.OutOfMemoryError:
@@ -134,6 +253,11 @@ class GradientMap:
             x.detach().requires_grad_(need or self._nested) for x, need in zip(theta, wanted, strict=True)
         ]
         return leaves, inputs, leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
+
+
+def _tied(value: Tensor, leaves: Sequence[Tensor]) -> Tensor:
+    """`value`, as a node of a graph even where it is a constant."""
+    return value if value.requires_grad else value + 0 * leaves[0].sum()
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
-from pybilevel.engine.curvature import GradientMap
+from pybilevel.engine.curvature import GradientMap, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import CallableLoss, ProblemLoss
 
@@ -50,6 +50,17 @@ class Dynamics:
         inspect = self.inspect if watched else None
         g = self.gradient_map.gradient(now.w, self.theta_at(theta, t), inspect, moment)
         return self.step(now, g, self.at(settings, t), moment.after)
+
+    def linearise_tangents(
+        self, t: int, now: Iterate, theta: Tensors, wanted_theta: Sequence[bool], moment: Moment
+    ) -> tuple[Tensors, Push]:
+        """The inner gradient at the iterate t and the map of its tangents; watches as `advance` does.
+
+        The tangents of theta are those of what step t uses of it; `moment` is that of this step and iterate.
+        """
+        return self.gradient_map.linearise_tangents(
+            now.w, self.theta_at(theta, t), wanted_theta, self.inspect, moment
+        )
 
     def pullback(
         self,

@@ -3,13 +3,13 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pybilevel.engine import fused, generic, spectral
+from pybilevel.engine import forward, fused, generic, spectral
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import schedule_for
-from pybilevel.methods import Spectral
+from pybilevel.methods import Forward, Spectral
 from pybilevel.schedules import plan_bytes
 
 
@@ -18,6 +18,8 @@ def explain_call(call: Call) -> Explanation:
     if isinstance(call.method, Spectral) and call.steps:
         return spectral.describe(call)
     reasons = fused.against(call)
+    if isinstance(call.method, Forward):
+        return forward.describe(call, reasons)
     return describe_generic(call, reasons) if reasons else fused.describe(call)
 
 

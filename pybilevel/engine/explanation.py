@@ -22,6 +22,7 @@ class Explanation:
         flops: floating point operations of both halves, None if unknown.
         bytes_moved: bytes read and written by both halves, None if unknown.
         peak_memory: extra bytes at the peak of both halves, the workspace of one step included.
+        tangents: how many tangents travel with the iterate, for `pb.Forward`.
     """
 
     backend: str
@@ -35,6 +36,7 @@ class Explanation:
     flops: int | None
     bytes_moved: int | None
     peak_memory: int
+    tangents: int | None = None
 
     def __str__(self) -> str:
         """One line a field; unknown ones are left out."""
@@ -44,6 +46,7 @@ class Explanation:
             ("regime", self.regime),
             ("schedule", self.schedule),
             ("steps", f"{self.steps}, {self.slots} slots, recomputation factor {self.recomputation:.3g}"),
+            ("tangents", self.tangents),
             ("flops", None if self.flops is None else f"{self.flops:.3g}"),
             ("bytes moved", None if self.bytes_moved is None else format_bytes(self.bytes_moved)),
             ("peak memory", format_bytes(self.peak_memory)),

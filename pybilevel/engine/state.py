@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pybilevel.engine.tangents import Tangents
 from pybilevel.optimizers import Buffers, Optimizer, from_torch
 from pybilevel.optimizers.bridge import give_buffers, parameters_of, taken_buffers
 
@@ -23,6 +24,7 @@ class State:
         random: the states of the random generators that the inner loss draws from, if it does: a run that goes on from
             here draws what an uninterrupted one would have drawn.
         info: what a method reports (residuals, ...).
+        tangents: those of `pb.Forward`, with which the next call goes on; None elsewhere.
     """
 
     w: Any
@@ -31,26 +33,28 @@ class State:
     optimizer: str
     info: dict[str, Any] = field(default_factory=dict)
     random: tuple[Tensor, ...] = ()
+    tangents: Tangents | None = None
 
     def detach(self) -> "State":
-        """The same values, cut from the graph: truncation across outer steps."""
+        """The same values, cut from the graph and without tangents: truncation across outer steps."""
         return replace(
             self,
             w=pytree.tree_map(_detach, self.w),
             buffers=tuple(tuple(b.detach() for b in buffers) for buffers in self.buffers),
-            info=dict(self.info),
+            tangents=None,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """A plain dictionary of detached tensors and numbers, for torch.save."""
+        """A plain dictionary of detached tensors, names and numbers, for torch.save; tangents are in it."""
         cut = self.detach()
         return {
             "w": cut.w,
             "buffers": cut.buffers,
             "step": cut.step,
             "optimizer": cut.optimizer,
-            "info": cut.info,
+            "info": dict(cut.info),
             "random": cut.random,
+            "tangents": None if self.tangents is None else self.tangents.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> "State":
@@ -71,6 +75,8 @@ class State:
         self.buffers = tuple(tuple(b) for b in state["buffers"])
         self.info = dict(state.get("info", {}))
         self.random = tuple(state.get("random", ()))
+        tangents = state.get("tangents")
+        self.tangents = None if tangents is None else Tangents.from_state_dict(tangents)
         return self
 
     @classmethod

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pybilevel.engine import fused, generic, spectral
+from pybilevel.engine import forward, fused, generic, spectral
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Method, Reverse, Spectral
+from pybilevel.methods import Forward, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
 
@@ -106,4 +106,6 @@ def dispatch(call: Call) -> tuple[Any, State]:
         run = spectral.run
     else:
         run = generic.run if fused.against(call) else fused.run
+    if isinstance(call.method, Forward):
+        run = forward.run
     return run(call)

@@ -1,0 +1,265 @@
+"""Forward mode: tangents of every wanted number travel with the iterates, and memory is constant in T.
+
+    Z_{t+1} = dPhi_t/d(w, buffers) Z_t + dPhi_t/dtheta,   dE/dtheta = Z_T^T w_bar
+
+The tangents of the inner gradient are products with the Hessian (`GradientMap.linearise_tangents`), those of the
+optimizer's step `vmap(jvp(step))`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from pybilevel.engine import memory
+from pybilevel.engine.call import Call
+from pybilevel.engine.dynamics import Dynamics, Iterate
+from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.generic import autocast_now, finite, first_bad_step, once
+from pybilevel.engine.one_way import in_reverse_mode
+from pybilevel.engine.state import State
+from pybilevel.engine.step_tangents import push_step
+from pybilevel.engine.tangents import Block, Tangents, same_variable
+from pybilevel.errors import DivergenceError
+from pybilevel.schedules import format_bytes
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def run(call: Call) -> tuple[Any, State]:
+    """The final parameters of a call, as an autograd node that holds their tangents, and the final state.
+
+    Raises:
+        ValueError: P tangents exceed the memory of the call.
+        DivergenceError: on CPU, if an iterate is not finite.
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("pb.Forward takes gradients, which torch.inference_mode forbids: use no_grad")
+    dynamics = Dynamics(call)
+    tangents = start(call, dynamics)
+    if not torch.is_grad_enabled() or not tangents.blocks:
+        return in_reverse_mode(call)
+    last, tangents = Sweep(call, dynamics, tangents).run()
+    if call.device.type == "cpu" and not finite(last.w):
+        raise DivergenceError(first_bad_step(call))
+    sources = [block.source for block in tangents.blocks]
+    last = Iterate.like(last, _Tangent.apply(tangents, last.flat(), *sources))  # type: ignore[no-untyped-call]
+    w = pytree.tree_unflatten(last.w, dynamics.spec)
+    steps = call.start + call.steps
+    return w, State(w, last.buffers, steps, call.optimizer.name, tangents=tangents)
+
+
+def start(call: Call, dynamics: Dynamics) -> Tangents:
+    """The tangents at w0: those of the state, where there are any, and the directions of every other wanted input."""
+    flat = dynamics.start.flat()
+    inputs = _inputs(dynamics)
+    before = None if call.state is None else call.state.tangents
+    if before is None:
+        states = [f"w0[{i}]" for i in range(len(dynamics.start.w))]
+        states += [f"buffers[{i}]" for i in range(len(flat) - len(states))]
+        first = {name: x for name, x in zip(states, flat, strict=True) if x.requires_grad}
+        before = Tangents((), tuple(x.new_zeros((0, *x.shape)) if _carries(x) else None for x in flat))
+    else:
+        first = {}
+        before = before.bound_to(inputs)
+    blocks = list(before.blocks)
+    for name, x in (first | inputs).items():
+        mine = [i for i, b in enumerate(blocks) if b.source is not None and same_variable(b.source, x)]
+        if mine:
+            blocks[mine[0]] = Block(blocks[mine[0]].name, tuple(x.shape), blocks[mine[0]].lead, x)
+        elif x.requires_grad:
+            blocks.append(Block(name, tuple(x.shape), _lead(call, dynamics, x), x))
+    return Tangents(tuple(blocks), before.values)
+
+
+def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
+    """How forward mode would run a call."""
+    dynamics = Dynamics(call)
+    sweep = Sweep(call, dynamics, start(call, dynamics))
+    count = sweep.count
+    step, push = sweep.flops() if call.steps else (0, 0)
+    return Explanation(
+        backend="generic",
+        coordinates=None,
+        regime=f"torch operations, one step at a time; tangents {sweep.chunk} at a time",
+        reasons=reasons,
+        schedule="nothing is stored or recomputed: tangents travel with the iterate",
+        steps=call.steps,
+        slots=0,
+        recomputation=1.0,
+        flops=call.steps * (step + count * push) + 2 * count * sum(x.numel() for x in dynamics.start.flat()),
+        bytes_moved=None,
+        peak_memory=sweep.peak_bytes,
+        tangents=count,
+    )
+
+
+class Place(NamedTuple):
+    """Rows first..last-1 of the tangents belong to this block."""
+
+    block: Block
+    first: int
+    last: int
+
+
+class Sweep:
+    """Iterate and tangents from w0 to w_T.
+
+    Attributes:
+        count: P.
+        chunk: how many tangents are pushed through a step at once.
+        peak_bytes: an estimate of what it holds at the peak, the results included.
+    """
+
+    def __init__(self, call: Call, dynamics: Dynamics, tangents: Tangents) -> None:
+        self._call, self._dynamics, self._tangents = call, dynamics, tangents
+        self._theta = [x.detach() for x in dynamics.theta]
+        self._settings = [x.detach() for x in dynamics.settings]
+        self.count = tangents.count
+        self._old = 0 if tangents.values[0] is None else len(tangents.values[0])
+        self._places: list[Place] = []
+        first = 0
+        for block in tangents.blocks:
+            self._places.append(Place(block, first, first + block.count))
+            first += block.count
+        self._of_theta = [self._place(x) for x in dynamics.theta]
+        self._of_settings = [self._place(x) for x in dynamics.settings]
+        self._wanted = [place is not None for place in self._of_theta]
+        self.chunk, self.peak_bytes = self._budget()
+
+    def run(self) -> tuple[Iterate, Tangents]:
+        """The final iterate and its tangents."""
+        now = self._dynamics.start.detach()
+        with torch.no_grad(), autocast_now(self._call.device.type)():
+            values = self._start_values(now)
+            for t in range(self._call.steps):
+                now = self._step(t, now, values)
+        if not self._call.steps:
+            now = Iterate.like(now, [x.clone() for x in now.flat()])
+        return now, Tangents(self._tangents.blocks, tuple(values))
+
+    def flops(self) -> tuple[int, int]:
+        """Operations of one step and of one tangent through it (products and convolutions, as torch counts them)."""
+        now = self._dynamics.start.detach()
+        with torch.no_grad(), FlopCounterMode(display=False) as step:
+            _, push = self._dynamics.linearise_tangents(0, now, self._theta, self._wanted)
+        dots = [torch.zeros_like(x)[None] for x in now.w]
+        dots += [torch.zeros_like(x)[None] for x, need in zip(self._theta, self._wanted, strict=True) if need]
+        with torch.no_grad(), FlopCounterMode(display=False) as pushed:
+            push(dots)
+        return step.get_total_flops(), pushed.get_total_flops()
+
+    def _place(self, x: Tensor) -> Place | None:
+        return next((place for place in self._places if place.block.source is x), None)
+
+    def _budget(self) -> tuple[int, int]:
+        """The chunk that memory allows, and the bytes at the peak with it."""
+        flat = self._dynamics.start.flat()
+        one = sum(x.nbytes for x in flat if _carries(x))
+        seeds = sum(x.nbytes for x, need in zip(self._theta, self._wanted, strict=True) if need)
+        each = self._dynamics.tape_bytes + 4 * one + seeds
+        fixed = self.count * one + self._dynamics.tape_bytes + 3 * self._dynamics.start.nbytes
+        asked = self._call.memory
+        limit = asked if isinstance(asked, int) else memory.SMALL_BYTES
+        if not isinstance(asked, int) and fixed + each > limit:
+            limit = max(limit, memory.free_bytes(self._call.device) // 4)
+        if fixed + each > limit:
+            raise ValueError(
+                f"memory is {format_bytes(limit)}{'' if isinstance(asked, int) else ' (a quarter of what is free)'}, "
+                f"but pb.Forward() carries P = {self.count} tangents, one a number of every tensor that requires a "
+                f"gradient, and needs {format_bytes(fixed + each)}: use pb.Reverse(), whose cost does not grow with P, "
+                "let fewer tensors require gradients, or give more memory"
+            )
+        room = limit if isinstance(asked, int) else max(memory.SMALL_BYTES, fixed + each)
+        chunk = max(1, min(self.count, (room - fixed) // max(each, 1)))
+        return chunk, fixed + chunk * each
+
+    def _start_values(self, now: Iterate) -> list[Tensor | None]:
+        """[P, *shape] for each tensor of the iterate: what the state brought, seeds of w0, and zeros."""
+        values: list[Tensor | None] = []
+        for x, old in zip(now.flat(), self._tangents.values, strict=True):
+            if old is None:
+                values.append(None)
+                continue
+            value = x.new_zeros((self.count, *x.shape))
+            value[: len(old)] = old
+            values.append(value)
+        for block, first, last in self._places:
+            for x, mine in zip(self._dynamics.start.flat(), values, strict=True):
+                if block.source is x and mine is not None and first >= self._old:
+                    mine[first:last] = block.seeds(0, block.count, x)
+        return values
+
+    def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> Iterate:
+        """One step of the iterate; its tangents are changed in place, a chunk of directions after the other."""
+        dynamics = self._dynamics
+        g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted)
+        settings = dynamics.at(self._settings, t)
+        for a in range(0, self.count, self.chunk):
+            b = min(a + self.chunk, self.count)
+            dots = [None if value is None else value[a:b] for value in values]
+            theta_dots = [
+                self._seeds(place, x, a, b)
+                for place, x in zip(self._of_theta, self._theta, strict=True)
+                if place is not None
+            ]
+            g_dots = push([*dots[: len(now.w)], *theta_dots])
+            setting_dots = [self._seeds_at(t, i, place, a, b) for i, place in enumerate(self._of_settings)]
+            found = push_step(dynamics, now, g, settings, dots, g_dots, setting_dots)
+            for value, new in zip(values, found, strict=True):
+                if value is not None and new is not None:
+                    value[a:b] = new
+        return dynamics.step(now, g, settings)
+
+    def _seeds(self, place: Place | None, x: Tensor, a: int, b: int) -> Tensor | None:
+        """The tangents a..b-1 of an input; None where all are zero."""
+        if place is None or b <= place.first or place.last <= a:
+            return None
+        low, high = max(a, place.first), min(b, place.last)
+        seeds = place.block.seeds(low - place.first, high - place.first, x)
+        if high - low == b - a:
+            return seeds
+        whole = x.new_zeros((b - a, *x.shape))
+        whole[low - a : high - a] = seeds
+        return whole
+
+    def _seeds_at(self, t: int, index: int, place: Place | None, a: int, b: int) -> Tensor | None:
+        """The same of the value of a setting at step t."""
+        seeds = self._seeds(place, self._settings[index], a, b)
+        return None if seeds is None else torch.vmap(lambda x: self._dynamics.place(index, t, x))(seeds)
+
+
+class _Tangent(torch.autograd.Function):
+    """The autograd node: the final iterate, whose backward is P inner products with its tangents."""
+
+    @staticmethod
+    def forward(ctx: Any, tangents: Tangents, last: list[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.tangents = tangents
+        ctx.mark_non_differentiable(*(x for x in last if not _carries(x)))
+        return tuple(last)
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor) -> Any:
+        found = ctx.tangents.pull(bars, ctx.needs_input_grad[2:])
+        if torch.is_grad_enabled():
+            found = once(found, [x for x in bars if x.requires_grad])
+        return None, None, *found
+
+
+def _inputs(dynamics: Dynamics) -> dict[str, Tensor]:
+    names = [f"theta[{i}]" for i in range(len(dynamics.theta))]
+    names += [f"settings[{i}]" for i in range(len(dynamics.settings))]
+    return dict(zip(names, [*dynamics.theta, *dynamics.settings], strict=True))
+
+
+def _carries(x: Tensor) -> bool:
+    """Whether a tensor of the iterate has tangents."""
+    return x.is_floating_point()
+
+
+def _lead(call: Call, dynamics: Dynamics, x: Tensor) -> int:
+    """How many leading task axes of an input are seeded together: those of a fused problem, whose tasks never meet."""
+    lead = len(call.tasks)
+    rows = [x, *(y for y in dynamics.start.flat() if _carries(y))]
+    return lead if call.problem is not None and all(y.shape[:lead] == call.tasks for y in rows) else 0
