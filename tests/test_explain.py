@@ -129,7 +129,7 @@ ERRORS = {
         {"w0": torch.zeros(2)},
         ["unroll", "ml_objective", "ho_objective", "ho_objective, outer callable"],
     ),
-    "method": ({"method": pb.Forward()}, ["unroll", "ho_objective", "ho_objective, both callable"]),
+    "method": ({"method": "forward"}, ["unroll", "ho_objective", "ho_objective, both callable"]),
     "batches": ({"batches": [1]}, ["unroll", "ho_objective", "ho_objective, both callable"]),
     "return_state": ({"return_state": True}, [v for v in VERBS if v.startswith("ho")]),
     "callback": ({"callback": print}, [v for v in VERBS if v.startswith("ho")]),

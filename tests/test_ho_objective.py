@@ -129,7 +129,7 @@ HO_ERRORS = {
         r"too small for 100 steps.*Give memory >= \d+",
     ),
     "steps": (lambda: ho(steps=2.5), TypeError, "steps must be an int >= 0, got 2.5"),
-    "method": (lambda: ho(method=pb.Forward()), NotImplementedError, "pb.Forward is not in this version"),
+    "method": (lambda: ho(method="forward"), TypeError, "method must be a method such as pb.Reverse"),
 }
 
 

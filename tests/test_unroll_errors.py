@@ -146,7 +146,16 @@ CASES = {
     # later parts
     "in_dims": (lambda: run(in_dims=(0, None)), NotImplementedError, "in_dims is not in this version"),
     "callback": (lambda: run(callback=print), NotImplementedError, "callback is not in this version"),
-    "forward": (lambda: run(method=Forward()), NotImplementedError, "pb.Forward is not in this version"),
+    "forward fused": (
+        lambda: run(PROBLEM, None, method=Forward(), backend="fused"),
+        BackendError,
+        "method 'forward' has no native kernel",
+    ),
+    "forward memory": (
+        lambda: run(w0=torch.zeros(40, requires_grad=True), method=Forward(), memory=2000),
+        ValueError,
+        r"memory is .* P = 40 tangents.*needs .* use pb.Reverse\(\)",
+    ),
     "implicit": (lambda: run(method=Implicit()), NotImplementedError, "pb.Implicit is not in this version"),
     "spectral": (
         lambda: run(method=Spectral()),

@@ -36,12 +36,13 @@ def push_step(
         after = dynamics.step(iterate, whole[len(states) : len(states) + split], whole[len(states) + split :])
         return tuple(x for x, dot in zip(after.flat(), dots, strict=True) if dot is not None)
 
-    primals = tuple(given[i] for i in moving)
+    # a dual number must be writeable, which an expanded tensor (the gradient of a sum) is not
+    primals = tuple(given[i].contiguous() for i in moving)
 
     def push(*tangents: Tensor) -> Any:
         return torch.func.jvp(step, primals, tangents)[1]
 
-    batched = tuple(dot for dot in all_dots if dot is not None)
+    batched = tuple(dot.contiguous() for dot in all_dots if dot is not None)
     try:
         found = _vectorised(push, batched)
     except torch.OutOfMemoryError:

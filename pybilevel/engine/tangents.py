@@ -80,7 +80,9 @@ class Tangents:
             parts = [
                 block.contract(value[rows], bar)
                 for value, bar in zip(self.values, bars, strict=True)
-                if need and value is not None
+                if need
+                and value is not None
+                and (bar.ndim or not block.lead)  # () is a count, whose tangents are 0
             ]
             found.append(sum(parts[1:], parts[0]) if parts else None)
         return found

@@ -1,4 +1,8 @@
-"""The method classes: cheap frozen values that say how to differentiate an unroll; the engine does it."""
+"""The method classes: cheap frozen values that say how to differentiate an unroll; the engine does it.
+
+`exact` says whether a method in its default form gives the derivative of the T steps, as tests/laws/test_methods.py
+holds every one of `Method` to, or that of the solution which they approach.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,6 +24,7 @@ class Reverse:
     truncate: int | None = None
     first_order: bool = False
     name: ClassVar[str] = "reverse"
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.truncate is None:
@@ -34,9 +39,23 @@ class Reverse:
 
 @dataclass(frozen=True)
 class Forward:
-    """Forward mode: tangents of hparams and optimizer tensors travel with the iterates; memory constant in T."""
+    """Forward mode (Franceschi et al. 2017, algorithm 2): exact; memory does not grow with T, cost grows with P.
+
+        Z_{t+1} = dPhi_t/dw Z_t + dPhi_t/dtheta,   dE/dtheta = Z_T^T dE/dw_T
+
+    P tangents travel with the iterate and the optimizer's buffers, one for every number of every tensor that requires
+    a gradient (w0 too). Where the tasks of a fused problem have tensors of their own, one for every number of a task.
+
+    With `state=` tangents go on where the last call ended, so the outer optimizer may step between calls: online
+    (real-time) hypergradients. `state.detach()` drops them. docs/methods.md has the cost and an example.
+
+    Time: a step costs one gradient and P products with its Hessian. Memory: P times that of the iterate. `memory` in
+    bytes bounds it, "auto" is a quarter of what is free; a schedule has no effect, since nothing is stored. Runs in
+    the generic engine; no second backward is taken where an operation has none.
+    """
 
     name: ClassVar[str] = "forward"
+    exact: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ class Implicit:
     tol: float = 1e-6
     damping: float = 0.0
     name: ClassVar[str] = "implicit"
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -73,6 +93,7 @@ class Spectral:
     """
 
     name: ClassVar[str] = "spectral"
+    exact: ClassVar[bool] = True
 
 
 Method = Reverse | Forward | Implicit | Spectral

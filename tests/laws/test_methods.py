@@ -1,0 +1,87 @@
+"""The laws of methods, over all of `Method` and every inner optimizer: a new method is tested by being one of them."""
+
+from typing import get_args
+
+import pytest
+import torch
+from generic_laws import STEPS, leaf, network, network_case
+from optimizer_cases import CASES, VARIANTS
+from optimizer_settings import assert_same, settings_of, solver
+
+import pybilevel as pb
+from pybilevel.engine import oracle
+from pybilevel.methods import Method
+
+EXACT = [method for method in get_args(Method) if method.exact]
+PROBLEMS = {"softmax": pb.SoftmaxRegression, "squared": pb.LeastSquares}
+
+
+def applies(method, loss, name, form):
+    """Whether a method takes the case; those that do not say so, see their own tests."""
+    return method is not pb.Spectral or (loss == "squared" and name == "sgd" and form in ("scalar", "task"))
+
+
+def cases(losses, forms):
+    return [
+        (method, loss, name, variant, form)
+        for method in EXACT
+        for loss in losses
+        for name, variant in CASES
+        for form in forms
+        if applies(method, loss, name, form)
+    ]
+
+
+def names(value):
+    return value.name if isinstance(value, type) else None
+
+
+@pytest.mark.parametrize(
+    "method, loss, name, variant, form", cases(["network"], ["scalar", "step", "parameter"]), ids=names
+)
+def test_exact_on_a_network(method, loss, name, variant, form):
+    w0, hparams, inputs = network_case()
+    settings, leaves = settings_of(name, variant, form, w0)
+    flags = VARIANTS[name][variant][1]
+    exact, _ = oracle.unroll(network, w0, hparams, steps=STEPS, rule=name, **settings, **flags)
+    optimizer = solver(name, variant, settings)
+    w = pb.unroll(network, w0, hparams, steps=STEPS, optimizer=optimizer, method=method())
+    assert_same(w, exact, inputs | leaves)
+
+
+@pytest.mark.parametrize(
+    "method, loss, name, variant, form", cases(PROBLEMS, ["scalar", "step", "task", "both"]), ids=names
+)
+def test_exact_on_a_fused_problem(method, loss, name, variant, form):
+    """With tasks, of which some tensors are shared and others are not."""
+    inputs = {
+        "x": leaf(2, 5, 3),
+        "y": leaf(2, 5, 2, low=0.0),
+        "weights": leaf(2, 5, low=0.1),
+        "l2": leaf(low=0.1),
+    }
+    problem, w0 = PROBLEMS[loss](**inputs), leaf(2, 4, 2)
+    settings, leaves = settings_of(name, variant, form, w0, tasks=(2,))
+    flags = VARIANTS[name][variant][1]
+    exact, _ = oracle.unroll(problem, w0, steps=STEPS, rule=name, **settings, **flags)
+    optimizer = solver(name, variant, settings)
+    w = pb.unroll(problem, w0, steps=STEPS, optimizer=optimizer, method=method())
+    assert_same(w, exact, {"w0": w0, **inputs, **leaves})
+
+
+@pytest.mark.parametrize("method", EXACT, ids=names)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_few_steps(method, steps):
+    x, w0, lr = leaf(3, 2), leaf(2, 1), leaf(low=0.1)
+    inner, inputs = pb.LeastSquares(x, torch.randn(3, 1).double(), bias=False), {"x": x, "w0": w0, "lr": lr}
+    exact, _ = oracle.unroll(inner, w0, steps=steps, lr=lr)
+    assert_same(pb.unroll(inner, w0, steps=steps, optimizer=pb.SGD(lr), method=method()), exact, inputs)
+
+
+@pytest.mark.parametrize("method", EXACT, ids=names)
+def test_no_tasks_is_no_error(method):
+    x = torch.randn(0, 5, 4, dtype=torch.float64, requires_grad=True)
+    inner = pb.LeastSquares(x, torch.randn(0, 5, 2, dtype=torch.float64))
+    w = pb.unroll(inner, steps=3, optimizer=pb.SGD(0.1), method=method())
+    w.sum().backward()
+    assert w.shape == (0, 5, 2) and x.grad.shape == x.shape

@@ -1,0 +1,273 @@
+"""Forward mode beyond its law: memory, chunks, going on, fall-backs, and what lands in the graph."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from generic_laws import STEPS, gradients, leaf, network, network_case
+from meter import Meter
+from tolerance import assert_matches
+
+import pybilevel as pb
+from pybilevel.errors import DivergenceError
+
+
+def forward(inner, w0, hparams=None, *, steps=STEPS, optimizer=None, **options):
+    optimizer = optimizer or pb.SGD(0.1, 0.5)
+    return pb.unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, method=pb.Forward(), **options)
+
+
+def assert_same(w, exact, inputs):
+    expected, actual = gradients(exact, inputs), gradients(w, inputs)
+    for name in inputs:
+        assert_matches(actual[name], expected[name], name)
+
+
+def assert_is_reverse(inner, w0, hparams, inputs, **options):
+    options = {"steps": STEPS, "optimizer": pb.SGD(0.1, 0.5)} | options
+    w, exact = forward(inner, w0, hparams, **options), pb.unroll(inner, w0, hparams, **options)
+    assert_same(w, exact, inputs)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_memory_is_constant_in_the_number_of_steps_and_within_the_budget():
+    w0, h = torch.randn(20_000), torch.rand(3, requires_grad=True)
+
+    def inner(w, h):
+        return (h[0] * w.cos() + h[1] * w.sin() + h[2] * w.square()).sum()
+
+    peaks = []
+    budget = 50 * w0.nbytes
+    for steps in (5, 50):
+        with Meter() as meter:
+            forward(inner, w0, h, steps=steps, memory=budget).sum().backward()
+        peaks.append(meter.peak)
+    assert peaks[0] == peaks[1] <= budget
+    explained = pb.explain(
+        pb.unroll, inner, w0, h, steps=5, optimizer=pb.SGD(0.1, 0.5), method=pb.Forward(), memory=budget
+    )
+    assert peaks[0] <= explained.peak_memory <= 2 * peaks[0]
+    assert explained.tangents == 3 and explained.slots == 0 and explained.flops > 0
+    assert "tangents     3" in str(explained)
+
+
+def test_a_budget_cuts_the_tangents_into_chunks_with_the_same_result():
+    w0, hparams, inputs = network_case()
+    lr = leaf(STEPS, low=0.05)
+    whole = forward(network, w0, hparams, optimizer=pb.SGD(lr, 0.5))
+    budget = 90_000
+    explained = pb.explain(
+        pb.unroll,
+        network,
+        w0,
+        hparams,
+        steps=STEPS,
+        optimizer=pb.SGD(lr, 0.5),
+        method=pb.Forward(),
+        memory=budget,
+    )
+    chunk = int(explained.regime.rpartition("tangents ")[2].split()[0])
+    assert explained.tangents == 81 and 1 < chunk < 20 and explained.peak_memory <= budget
+    assert_same(
+        forward(network, w0, hparams, optimizer=pb.SGD(lr, 0.5), memory=budget), whole, inputs | {"lr": lr}
+    )
+
+
+def test_tangents_of_tasks_that_do_not_meet_are_shared():
+    x, l2, lr = leaf(6, 5, 3), leaf(6, low=0.1), leaf(low=0.1)
+    inner = pb.SoftmaxRegression(x, torch.arange(5).expand(6, 5) % 3, l2=l2)
+    options = {"steps": STEPS, "optimizer": pb.SGD(lr)}
+    assert pb.explain(pb.unroll, inner, method=pb.Forward(), **options).tangents == 5 * 3 + 1 + 1
+    exact = pb.unroll(inner, **options)
+    assert_same(pb.unroll(inner, method=pb.Forward(), **options), exact, {"x": x, "l2": l2, "lr": lr})
+
+
+class Clipped:
+    """Gradient descent with the gradient's norm clipped: it mixes the tasks of a parameter."""
+
+    name = "clipped"
+
+    def settings(self):
+        return {"lr": 0.3}
+
+    def init(self, w):
+        return ()
+
+    def step(self, w, g, buffers, settings):
+        return w - settings["lr"] * g / (1 + g.square().sum()), ()
+
+
+def test_an_optimizer_that_mixes_tasks():
+    x, l2 = leaf(3, 5, 3), leaf(3, low=0.1)
+    inner = pb.SoftmaxRegression(x, torch.arange(5).expand(3, 5) % 3, l2=l2)
+    assert_is_reverse(inner, None, None, {"x": x, "l2": l2}, optimizer=Clipped())
+
+
+# ------------------------------------------------------------------------------------------------ what it is given
+
+
+def test_one_tensor_in_several_places():
+    """w0 that the loss regularises towards, twice in hparams, and captured."""
+    w0, c = leaf(4), leaf(4)
+
+    def inner(w, h):
+        return ((w - h["prior"]).square() * h["again"].exp()).sum() + (w * c).sin().sum() + h["c"].dot(w)
+
+    assert_is_reverse(inner, w0, {"prior": w0, "again": w0, "c": c}, {"w0": w0, "c": c})
+
+
+def test_modules_and_non_leaf_inputs():
+    net, raw, w0 = torch.nn.Linear(3, 2).double(), leaf(), leaf(3)
+    x = torch.randn(5, 3).double()
+
+    def inner(w):
+        return (net(x * w).square().sum(1) * raw.exp()).mean()
+
+    assert_is_reverse(inner, w0.tanh(), None, {"w": net.weight, "b": net.bias, "raw": raw, "w0": w0})
+
+
+def test_a_loss_that_differentiates_itself():
+    w0, h = leaf(4), leaf(4)
+
+    def inner(w, h):
+        (g,) = torch.autograd.grad((w.sin() * h).sum(), w, create_graph=True)
+        return g.square().sum() + w.cos().sum()
+
+    assert_is_reverse(inner, w0, h, {"w0": w0, "h": h})
+
+
+def test_a_loss_that_does_not_depend_on_anything():
+    w0, h, lr = leaf(4), leaf(4), leaf(low=0.1)
+    inputs = {"w0": w0, "h": h, "lr": lr}
+    assert_is_reverse(lambda w, h: h.sum(), w0, h, inputs, optimizer=pb.SGD(lr))
+    assert_is_reverse(lambda w, h: w.sum(), w0, h, inputs, optimizer=pb.SGD(lr))
+
+
+class NoVmap(torch.autograd.Function):
+    """sin whose backward reads a value, which vmap cannot."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, bar):
+        (x,) = ctx.saved_tensors
+        return bar * x.cos() * (1.0 if bar.sum().item() != 1e9 else 2.0)
+
+
+def test_no_rule_for_vmap_is_announced():
+    w0, h = leaf(4), leaf(4)
+
+    def inner(w, h):
+        return (NoVmap.apply(w) * h).sum()
+
+    exact = pb.unroll(inner, w0, h, steps=STEPS, optimizer=pb.SGD(0.1))
+    with pytest.warns(UserWarning, match="does not run under vmap; tangents are taken one by one"):
+        w = forward(inner, w0, h, optimizer=pb.SGD(0.1))
+    assert_same(w, exact, {"w0": w0, "h": h})
+
+
+class Once(torch.autograd.Function):
+    """sin with a forward derivative and without a second backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, bar):
+        (x,) = ctx.saved_tensors
+        return bar * x.cos()
+
+    @staticmethod
+    def jvp(ctx, dot):
+        (x,) = ctx.saved_tensors
+        return dot * x.cos()
+
+
+def test_no_second_backward_is_announced():
+    w0, h = leaf(4), leaf(4)
+    with pytest.warns(UserWarning, match="no second backward.*once_differentiable"):
+        w = forward(lambda w, h: (Once.apply(w) * h).sum(), w0, h)
+    exact = pb.unroll(lambda w, h: (w.sin() * h).sum(), w0, h, steps=STEPS, optimizer=pb.SGD(0.1, 0.5))
+    assert_same(w, exact, {"w0": w0, "h": h})
+
+
+class Opaque(Clipped):
+    def step(self, w, g, buffers, settings):
+        return NoVmap.apply(w - settings["lr"] * g), ()
+
+
+def test_a_step_without_forward_derivative_says_what_to_do():
+    with pytest.raises(RuntimeError, match=r"optimizer's step.*forward mode.*plain torch.*pb.Reverse\(\)"):
+        forward(lambda w: w.cos().sum(), leaf(4), optimizer=Opaque())
+
+
+# ------------------------------------------------------------------------------------------------ the graph
+
+
+def test_nothing_wanted_leaves_no_graph():
+    w0, h = torch.randn(4), torch.randn(4, requires_grad=True)
+    with torch.no_grad():
+        assert not forward(lambda w, h: (w.cos() * h).sum(), w0, h).requires_grad
+    w, state = forward(lambda w: w.cos().sum(), w0, return_state=True)
+    assert not w.requires_grad and state.tangents is None
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="use no_grad"):
+        forward(lambda w: w.cos().sum(), w0)
+
+
+def test_second_derivatives_say_what_to_do():
+    w0, h = leaf(4), leaf(4)
+    w = forward(lambda w, h: (w.cos() * h).sum(), w0, h)
+    (gradient,) = torch.autograd.grad(w.sin().sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiated twice.*plain PyTorch"):
+        gradient.sum().backward()
+
+
+def test_divergence_names_the_first_bad_step():
+    lr = torch.full((STEPS,), 0.1)
+    lr[2] = 1e38
+    h = torch.ones(3, requires_grad=True)
+    with pytest.raises(DivergenceError, match=r"w_3 is not finite") as caught:
+        forward(lambda w, h: 100 * (h * w).square().sum(), torch.ones(3), h, optimizer=pb.SGD(lr))
+    assert caught.value.step == 3
+
+
+def test_autocast():
+    w0, x, h = torch.randn(4, 3, requires_grad=True), torch.randn(5, 4), torch.randn(3, requires_grad=True)
+
+    def loss(w, h):
+        z = x @ w
+        assert z.dtype == torch.bfloat16
+        return (z.float() * h).square().mean()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        w = forward(loss, w0, h)
+    w.sum().backward()
+    found = h.grad.clone()
+    h.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        w = pb.unroll(loss, w0, h, steps=STEPS, optimizer=pb.SGD(0.1, 0.5))
+    w.sum().backward()
+    assert torch.allclose(found, h.grad, rtol=0.05, atol=0.02)
+
+
+def test_nothing_outlives_the_iteration():
+    w0, h = leaf(4), leaf(4)
+    w = forward(lambda w, h: (w.cos() * h).sum(), w0, h)
+    node = weakref.ref(w)
+    gc.disable()
+    try:
+        w.sum().backward()
+        del w
+        assert node() is None
+    finally:
+        gc.enable()
