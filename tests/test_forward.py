@@ -271,3 +271,63 @@ def test_nothing_outlives_the_iteration():
         assert node() is None
     finally:
         gc.enable()
+
+
+# ------------------------------------------------------------------------------------------------ batches, randomness
+
+
+def test_learnable_batches():
+    w0, h, batches = leaf(4), leaf(4), leaf(STEPS, 6, 4)
+
+    def inner(w, h, batch):
+        return (batch @ w - (h * w).sum()).square().mean()
+
+    assert_is_reverse(inner, w0, h, {"w0": w0, "h": h, "batches": batches}, batches=batches)
+
+
+def test_batches_of_rows_of_a_problem():
+    x, l2 = leaf(6, 3), leaf(low=0.1)
+    inner = pb.SoftmaxRegression(x, torch.arange(6) % 3, l2=l2)
+    rows = torch.randint(6, (STEPS, 4))
+    w0 = leaf(4, 3)
+    assert_is_reverse(inner, w0, None, {"x": x, "l2": l2, "w0": w0}, batches=rows)
+
+
+def test_dropout_is_that_of_the_plain_loop():
+    x, w0, h = torch.randn(8, 4).double(), leaf(4), leaf(4)
+
+    def inner(w, h):
+        return (torch.nn.functional.dropout(x, 0.5) @ (w * h)).sin().square().mean()
+
+    torch.manual_seed(3)
+    exact = pb.unroll(inner, w0, h, steps=STEPS, optimizer=pb.SGD(0.1, 0.5))
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    w = forward(inner, w0, h)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert_same(w, exact, {"w0": w0, "h": h})
+    torch.manual_seed(3)
+    _, state = forward(inner, w0, h, steps=3, return_state=True)
+    torch.randn(5)  # someone else draws
+    w = forward(inner, None, h, steps=STEPS - 3, state=state)
+    assert_same(w, exact, {"w0": w0, "h": h})
+
+
+def test_an_input_whose_graph_was_freed_is_named():
+    """A hyperparameter computed anew in every call is another variable in every call, and the old one's graph goes."""
+    raw, w0, state = leaf(), leaf(4), None
+    for i in range(2):
+        w, state = pb.unroll(
+            lambda w, h: h * w.square().sum(),
+            None if state else w0,
+            raw.exp(),
+            steps=1,
+            optimizer=pb.SGD(0.1),
+            method=pb.Forward(),
+            state=state,
+            return_state=True,
+        )
+        if i == 0:
+            w.sum().backward()
+    with pytest.raises(RuntimeError, match=r"theta\[0\], of shape \[\], .* freed its graph"):
+        w.sum().backward()

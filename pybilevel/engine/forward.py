@@ -6,6 +6,9 @@ The tangents of the inner gradient are products with the Hessian (`GradientMap.l
 optimizer's step `vmap(jvp(step))`.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
-from pybilevel.engine.dynamics import Dynamics, Iterate
+from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.generic import autocast_now, finite, first_bad_step, once
+from pybilevel.engine.iterate import Iterate, Moment
 from pybilevel.engine.one_way import in_reverse_mode
 from pybilevel.engine.state import State
 from pybilevel.engine.step_tangents import push_step
 from pybilevel.engine.tangents import Block, Tangents, same_variable
 from pybilevel.errors import DivergenceError
+from pybilevel.ops.freed import check_alive
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from pybilevel.schedules import format_bytes
 
@@ -48,14 +53,18 @@ def run(call: Call) -> tuple[Any, State]:
     tangents = start(call, dynamics)
     if not torch.is_grad_enabled() or not tangents.blocks:
         return in_reverse_mode(call)
-    last, tangents = Sweep(call, dynamics, tangents).run()
+    sweep = Sweep(call, dynamics, tangents)
+    with dynamics.streams.forward():
+        last, tangents = sweep.run()
+    dynamics.streams.check()
     if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(call))
+        raise DivergenceError(first_bad_step(dynamics, call.steps))
     sources = [block.source for block in tangents.blocks]
     last = Iterate.like(last, _Tangent.apply(tangents, last.flat(), *sources))  # type: ignore[no-untyped-call]
     w = pytree.tree_unflatten(last.w, dynamics.spec)
-    steps = call.start + call.steps
-    return w, State(w, last.buffers, steps, call.optimizer.name, tangents=tangents)
+    random = last.carried[: len(dynamics.streams)]
+    state = State(w, last.buffers, call.start + call.steps, call.optimizer.name, random=random)
+    return w, replace(state, tangents=tangents)
 
 
 def start(call: Call, dynamics: Dynamics) -> Tangents:
@@ -86,7 +95,8 @@ def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
     dynamics = Dynamics(call)
     sweep = Sweep(call, dynamics, start(call, dynamics))
     count = sweep.count
-    step, push = sweep.flops() if call.steps else (0, 0)
+    with dynamics.streams.undisturbed():
+        step, push = sweep.flops() if call.steps else (0, 0)
     return Explanation(
         backend="generic",
         coordinates=None,
@@ -151,11 +161,13 @@ class Sweep:
         """Operations of one step and of one tangent through it (products and convolutions, as torch counts them)."""
         now = self._dynamics.start.detach()
         with torch.no_grad(), FlopCounterMode(display=False) as step:
-            _, push = self._dynamics.linearise_tangents(0, now, self._theta, self._wanted)
-        dots = [torch.zeros_like(x)[None] for x in now.w]
-        dots += [torch.zeros_like(x)[None] for x, need in zip(self._theta, self._wanted, strict=True) if need]
+            _, push = self._dynamics.linearise_tangents(
+                0, now, self._theta, self._wanted, Moment(0, now.carried)
+            )
+        theta = self._dynamics.theta_at(self._theta, 0)
+        moving = [*now.w, *(x for x, need in zip(theta, self._wanted, strict=True) if need)]
         with torch.no_grad(), FlopCounterMode(display=False) as pushed:
-            push(dots)
+            push([torch.zeros_like(x)[None] for x in moving])
         return step.get_total_flops(), pushed.get_total_flops()
 
     def _place(self, x: Tensor) -> Place | None:
@@ -203,40 +215,41 @@ class Sweep:
     def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> Iterate:
         """One step of the iterate; its tangents are changed in place, a chunk of directions after the other."""
         dynamics = self._dynamics
-        g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted)
+        moment = Moment(t, now.carried)
+        g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted, moment)
         settings = dynamics.at(self._settings, t)
         for a in range(0, self.count, self.chunk):
             b = min(a + self.chunk, self.count)
             dots = [None if value is None else value[a:b] for value in values]
             theta_dots = [
-                self._seeds(place, x, a, b)
-                for place, x in zip(self._of_theta, self._theta, strict=True)
+                self._seeds(place, x, a, b, partial(dynamics.place_theta, i, t))
+                for i, (place, x) in enumerate(zip(self._of_theta, self._theta, strict=True))
                 if place is not None
             ]
             g_dots = push([*dots[: len(now.w)], *theta_dots])
-            setting_dots = [self._seeds_at(t, i, place, a, b) for i, place in enumerate(self._of_settings)]
+            setting_dots = [
+                self._seeds(place, x, a, b, partial(dynamics.place, i, t))
+                for i, (place, x) in enumerate(zip(self._of_settings, self._settings, strict=True))
+            ]
             found = push_step(dynamics, now, g, settings, dots, g_dots, setting_dots)
             for value, new in zip(values, found, strict=True):
                 if value is not None and new is not None:
                     value[a:b] = new
-        return dynamics.step(now, g, settings)
+        return dynamics.step(now, g, settings, moment.after)
 
-    def _seeds(self, place: Place | None, x: Tensor, a: int, b: int) -> Tensor | None:
-        """The tangents a..b-1 of an input; None where all are zero."""
+    def _seeds(
+        self, place: Place | None, x: Tensor, a: int, b: int, part: Callable[[Tensor], Tensor]
+    ) -> Tensor | None:
+        """The tangents a..b-1 of the part of an input that a step uses; None where all are zero."""
         if place is None or b <= place.first or place.last <= a:
             return None
         low, high = max(a, place.first), min(b, place.last)
         seeds = place.block.seeds(low - place.first, high - place.first, x)
-        if high - low == b - a:
-            return seeds
-        whole = x.new_zeros((b - a, *x.shape))
-        whole[low - a : high - a] = seeds
-        return whole
-
-    def _seeds_at(self, t: int, index: int, place: Place | None, a: int, b: int) -> Tensor | None:
-        """The same of the value of a setting at step t."""
-        seeds = self._seeds(place, self._settings[index], a, b)
-        return None if seeds is None else torch.vmap(lambda x: self._dynamics.place(index, t, x))(seeds)
+        if high - low < b - a:
+            whole = x.new_zeros((b - a, *x.shape))
+            whole[low - a : high - a] = seeds
+            seeds = whole
+        return torch.vmap(part)(seeds)
 
 
 class _Tangent(torch.autograd.Function):
@@ -250,6 +263,7 @@ class _Tangent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> Any:
+        check_alive((block.name, block.source) for block in ctx.tangents.blocks)
         found = ctx.tangents.pull(bars, ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
             found = once(found, [x for x in bars if x.requires_grad])

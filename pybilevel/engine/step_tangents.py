@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine.dynamics import Dynamics, Iterate, Tensors
+from pybilevel.engine.dynamics import Dynamics
+from pybilevel.engine.iterate import Iterate, Tensors
 
 
 def push_step(
