@@ -1,7 +1,9 @@
 """Fast bilevel programming: differentiate through the training of an inner model."""
 
 from pybilevel._C import build_info
+from pybilevel.engine.callbacks import InnerStep, ReverseStep
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.recorder import Recorder
 from pybilevel.engine.state import State
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError, DivergenceError
@@ -32,6 +34,7 @@ __all__ = [
     "Forward",
     "Hypergradient",
     "Implicit",
+    "InnerStep",
     "LeastSquares",
     "MetaObjective",
     "ModuleLoss",
@@ -39,7 +42,9 @@ __all__ = [
     "Periodic",
     "Plan",
     "RMSprop",
+    "Recorder",
     "Reverse",
+    "ReverseStep",
     "Revolve",
     "Schedule",
     "SoftmaxRegression",

@@ -132,7 +132,7 @@ ERRORS = {
     "method": ({"method": "forward"}, ["unroll", "ho_objective", "ho_objective, both callable"]),
     "batches": ({"batches": [1]}, ["unroll", "ho_objective", "ho_objective, both callable"]),
     "return_state": ({"return_state": True}, [v for v in VERBS if v.startswith("ho")]),
-    "callback": ({"callback": print}, [v for v in VERBS if v.startswith("ho")]),
+    "callback": ({"callback": 3}, [v for v in VERBS if v.startswith("ho")]),
     "hparams": ({"hparams": torch.ones(2)}, ["unroll", "ho_objective", "ho_objective, outer callable"]),
     "fused": ({"backend": "fused"}, ["ho_objective, both callable"]),
     "loss": ({"loss": "hinge"}, ["ml_objective"]),

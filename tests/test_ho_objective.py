@@ -101,7 +101,7 @@ HO_ERRORS = {
         ValueError,
         "return_state is not for ho_objective: call pb.unroll",
     ),
-    "callback": (lambda: ho(callback=print), ValueError, "callback is not for ho_objective"),
+    "callback": (lambda: ho(callback=3), TypeError, "callback must be a function of pb.InnerStep"),
     "hparams": (
         lambda: ho(hparams=torch.ones(2)),
         ValueError,

@@ -54,8 +54,8 @@ def test_a_run_that_did_not_stop_keeps_its_plan():
 def test_the_trace_of_a_short_one():
     """Ten steps in two slots save states 0 and 6; after the fifth step, only state 0 is there."""
     assert str(stopped(Revolve(2).plan(10), 5)) == (
-        "SAVE 0, ADVANCE 4, REVERSE, LOAD 0, SAVE 0, ADVANCE 1, SAVE 1, ADVANCE 2, REVERSE, LOAD 1, ADVANCE 1, REVERSE, "
-        "LOAD 1, REVERSE, LOAD 0, REVERSE"
+        "SAVE 0, ADVANCE 4, REVERSE, LOAD 0, SAVE 0, ADVANCE 1, SAVE 1, ADVANCE 2, REVERSE, LOAD 1, ADVANCE 1, "
+        "REVERSE, LOAD 1, REVERSE, LOAD 0, REVERSE"
     )
 
 

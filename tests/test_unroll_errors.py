@@ -5,6 +5,7 @@ import torch
 
 from pybilevel import explain
 from pybilevel.engine import fused
+from pybilevel.engine.recorder import Recorder
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
 from pybilevel.methods import Forward, Implicit, Reverse, Spectral
@@ -145,7 +146,6 @@ CASES = {
     ),
     # later parts
     "in_dims": (lambda: run(in_dims=(0, None)), NotImplementedError, "in_dims is not in this version"),
-    "callback": (lambda: run(callback=print), NotImplementedError, "callback is not in this version"),
     "forward fused": (
         lambda: run(PROBLEM, None, method=Forward(), backend="fused"),
         BackendError,
@@ -155,6 +155,17 @@ CASES = {
         lambda: run(w0=torch.zeros(40, requires_grad=True), method=Forward(), memory=2000),
         ValueError,
         r"memory is .* P = 40 tangents.*needs .* use pb.Reverse\(\)",
+    ),
+    "callback": (
+        lambda: run(callback=3),
+        TypeError,
+        "callback must be a function of pb.InnerStep or a pb.Recorder",
+    ),
+    "callback class": (lambda: run(callback=Recorder), TypeError, r"a pb.Recorder\(\), got <class"),
+    "callback and method": (
+        lambda: run(callback=print, method=Forward()),
+        NotImplementedError,
+        r"callback with method=Forward\(\) is not in this version: use pb.Reverse\(\)",
     ),
     "implicit": (lambda: run(method=Implicit()), NotImplementedError, "pb.Implicit is not in this version"),
     "spectral": (

@@ -42,7 +42,8 @@ def normalise(
     backend: Backend = "auto",
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
-    _check_later(in_dims=in_dims, callback=callback)
+    _check_later(in_dims=in_dims)
+    _check_callback(callback, method)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if randomness not in RANDOMNESS:
@@ -69,6 +70,7 @@ def normalise(
         return_state=bool(return_state),
         backend=backend,
         batches=_batches(batches, inner, steps),
+        callback=callback,
     )
     if isinstance(method, Spectral):
         spectral.check(call)
@@ -79,6 +81,17 @@ def _check_later(**parts: Any) -> None:
     for name, value in parts.items():
         if value is not None:
             raise NotImplementedError(f"{name} is not in this version of unroll: leave it None")
+
+
+def _check_callback(callback: Any, method: Any) -> None:
+    if callback is None:
+        return
+    if isinstance(callback, type) or not callable(callback):
+        raise TypeError(f"callback must be a function of pb.InnerStep or a pb.Recorder(), got {callback!r}")
+    if not isinstance(method, Reverse):
+        raise NotImplementedError(
+            f"callback with method={method!r} is not in this version: use pb.Reverse(), or leave callback None"
+        )
 
 
 def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.batches import Batches
+from pybilevel.engine.callbacks import Callback
 from pybilevel.engine.state import State
 from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
@@ -36,6 +37,7 @@ class Call(NamedTuple):
         return_state: whether the caller wants the final state.
         backend: what the caller asked for.
         batches: one mini-batch a step, or None.
+        callback: told every inner step, or None.
     """
 
     inner: Inner
@@ -51,6 +53,7 @@ class Call(NamedTuple):
     return_state: bool
     backend: Backend
     batches: Batches | None = None
+    callback: Callback | None = None
 
     @property
     def problem(self) -> LinearProblem | None:

@@ -43,12 +43,29 @@ class Dynamics:
         ]
 
     def advance(
-        self, t: int, now: Iterate, theta: Tensors, settings: Tensors, watched: bool = False
+        self,
+        t: int,
+        now: Iterate,
+        theta: Tensors,
+        settings: Tensors,
+        watched: bool = False,
+        seen: list[tuple[Tensor, Tensors]] | None = None,
     ) -> Iterate:
-        """The iterate t + 1 from the iterate t; `watched` looks for tensors that the first pass did not see."""
+        """The iterate t + 1 from the iterate t.
+
+        `watched` looks for tensors that the first pass did not see; to `seen` goes the pair of loss and gradient at t.
+        """
         moment = Moment(t, now.carried)
-        inspect = self.inspect if watched else None
+        losses: Tensors = []
+
+        def inspect(value: Tensor, leaves: Tensors) -> None:
+            losses.append(value.detach())
+            if watched:
+                self.inspect(value, leaves)
+
         g = self.gradient_map.gradient(now.w, self.theta_at(theta, t), inspect, moment)
+        if seen is not None:
+            seen.append((losses[0], g))
         return self.step(now, g, self.at(settings, t), moment.after)
 
     def linearise_tangents(

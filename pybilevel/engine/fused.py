@@ -42,6 +42,8 @@ def reasons(call: Call) -> list[str]:
         found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
     if call.batches is not None:
         found.append("batches are given (need every row at every step)")
+    if call.callback is not None:
+        found.append("a callback is given (the fused kernels run all steps in one go)")
     found += [f"{name} has a value a parameter (need one a step or a task)" for name in call.elementwise]
     if problem.dtype not in (torch.float32, torch.float64):
         found.append(f"dtype {problem.dtype} (need float32 or float64)")

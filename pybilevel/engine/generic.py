@@ -1,10 +1,6 @@
-"""The generic engine: a plan interpreter for any inner loss that torch can differentiate twice.
+"""The generic engine: any inner loss that torch can differentiate twice, as one autograd node."""
 
-One step's graph lives at a time; everything else is in the slots of the plan. Every plan gives bitwise equal
-results, because states come from the same code whether they are stored or recomputed.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -14,13 +10,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
+from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
+from pybilevel.engine.machine import Machine
 from pybilevel.engine.memory import plan_for
 from pybilevel.engine.state import State
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
-from pybilevel.schedules import Code, Plan, decode
+from pybilevel.schedules import Plan
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -40,7 +38,8 @@ def run(call: Call) -> tuple[Any, State]:
     dynamics = Dynamics(call)
     plan = plan_of(call, dynamics)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
-    machine = Machine(dynamics, plan, inputs)
+    observer = call.callback and Observer(call.callback, dynamics.spec, call.start)
+    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type), observer)
     with dynamics.streams.forward():
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             found = _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]
@@ -49,10 +48,10 @@ def run(call: Call) -> tuple[Any, State]:
     dynamics.streams.check()
     last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
     if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(dynamics, call.steps))
+        raise DivergenceError(first_bad_step(dynamics, machine.steps))
     w = pytree.tree_unflatten(last.w, dynamics.spec)
     random = last.carried[: len(dynamics.streams)]
-    return w, State(w, last.buffers, call.start + call.steps, call.optimizer.name, random=random)
+    return w, State(w, last.buffers, call.start + machine.steps, call.optimizer.name, random=random)
 
 
 def plan_of(call: Call, dynamics: Dynamics) -> Plan:
@@ -82,121 +81,6 @@ def first_bad_step(dynamics: Dynamics, steps: int) -> int:
 def finite(tensors: tuple[Tensor, ...]) -> bool:
     """Whether every value is finite."""
     return all(bool(x.isfinite().all()) for x in tensors)
-
-
-class Machine:
-    """Runs the two halves of a plan on the dynamics; holds the slots between them."""
-
-    def __init__(self, dynamics: Dynamics, plan: Plan, inputs: Sequence[Tensor]) -> None:
-        self._dynamics = dynamics
-        self._plan = plan
-        inputs = [x.detach() for x in inputs]
-        self._states, self._split = len(dynamics.start.flat()), len(dynamics.theta)
-        self._start = Iterate.like(dynamics.start, inputs[: self._states])
-        self._theta = inputs[self._states : self._states + self._split]
-        self._settings = inputs[self._states + self._split :]
-        self._autocast = autocast_now(inputs[0].device.type)
-        self._slots: list[tuple[int, Iterate]] | None = None
-        self._t, self._now = 0, self._start
-        self.carried: tuple[Tensor, ...] = self._start.carried
-
-    def names(self) -> list[str]:
-        """What users call the inputs."""
-        names = ["w0 or state"] * self._states + ["a tensor of inner or hparams"] * len(self._theta)
-        return names + ["a setting of optimizer"] * len(self._settings)
-
-    def forward(self) -> Iterate:
-        """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
-        with torch.no_grad(), self._autocast():
-            self._run_forward_half(watched=True)
-            return self._final(self._advance(watched=True) if self._plan.steps else _copy(self._now))
-
-    def forward_only(self) -> Iterate:
-        """The final iterate; nothing is kept."""
-        # a tensor that the first pass did not see may still carry gradients
-        watched = torch.is_grad_enabled()
-        with torch.no_grad(), self._autocast():
-            for _ in range(self._plan.steps):
-                self._now = self._advance(watched)
-                self._t += 1
-        return self._final(self._now if self._plan.steps else _copy(self._now))
-
-    def reverse(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-        """The cotangents of the inputs, where wanted, from those of the final iterate."""
-        constant = [*self._theta, *self._settings]
-        sums = [
-            torch.zeros_like(x) if need else None
-            for x, need in zip(constant, wanted[self._states :], strict=True)
-        ]
-        bar = Iterate.like(self._start, bars)
-        with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
-            if self._plan.steps:
-                self._dynamics.check_replay(self._theta)
-            if self._slots is None:
-                self._run_forward_half()
-            for op in map(decode, self._plan.reverse_half):
-                if op.code == Code.REVERSE:
-                    bar = self._reverse_step(bar, wanted[self._states :], sums)
-                else:
-                    self._do(op.code, op.operand)
-        # the reverse half overwrote the slots: a second backward runs the forward half again
-        self._slots, self._now = None, self._start
-        whole = self._plan.reversed == self._plan.steps
-        first = [
-            (x if whole else torch.zeros_like(x)) if need else None
-            for x, need in zip(bar.flat(), wanted, strict=False)
-        ]
-        return first + sums
-
-    def _final(self, last: Iterate) -> Iterate:
-        self.carried = last.carried
-        return last
-
-    def _run_forward_half(self, watched: bool = False) -> None:
-        # every slot is saved to before it is loaded (the plan was checked), so the start may stand in
-        self._slots = [(0, self._start)] * self._plan.slots
-        self._t, self._now = 0, self._start
-        for op in map(decode, self._plan.forward_half):
-            self._do(op.code, op.operand, watched)
-
-    def _do(self, code: Code, operand: int, watched: bool = False) -> None:
-        """SAVE, LOAD or ADVANCE. Iterates are never changed in place, so saving one is keeping a reference."""
-        assert self._slots is not None
-        if code == Code.SAVE:
-            self._slots[operand] = (self._t, self._now)
-        elif code == Code.LOAD:
-            self._t, self._now = self._slots[operand]
-        elif code == Code.ADVANCE:
-            for _ in range(operand):
-                self._now = self._advance(watched)
-                self._t += 1
-        else:
-            raise NotImplementedError(
-                f"the generic engine cannot run {code.name}: its dynamics have no inverse"
-            )
-
-    def _advance(self, watched: bool = False) -> Iterate:
-        return self._dynamics.advance(self._t, self._now, self._theta, self._settings, watched)
-
-    def _reverse_step(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
-        """Pulls `bar` back through the step from the working state, and adds to the sums what it finds on the way."""
-        split = self._split
-        bar, theta_bars, setting_bars = self._dynamics.pullback(
-            self._t, self._now, bar, self._theta, self._settings, wanted[:split], wanted[split:]
-        )
-        totals = [
-            self._dynamics.place_theta(i, self._t, total)
-            for i, total in enumerate(sums[:split])
-            if total is not None
-        ]
-        totals += [
-            self._dynamics.place(i, self._t, total)
-            for i, total in enumerate(sums[split:])
-            if total is not None
-        ]
-        for total, part in zip(totals, [*theta_bars, *setting_bars], strict=True):
-            total.add_(part)
-        return bar
 
 
 class _Unroll(torch.autograd.Function):
@@ -239,10 +123,6 @@ def once(found: list[Tensor | None], anchors: list[Tensor]) -> list[Tensor | Non
     present = [x for x in found if x is not None]
     tied = iter(_Once.apply(len(present), *present, *anchors))  # type: ignore[no-untyped-call]
     return [None if x is None else next(tied) for x in found]
-
-
-def _copy(iterate: Iterate) -> Iterate:
-    return Iterate.like(iterate, [x.clone() for x in iterate.flat()])
 
 
 def autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:

@@ -66,6 +66,13 @@ class Streams:
         """
         return self.undisturbed() if self.elsewhere else nullcontext()
 
+    @contextmanager
+    def foreign(self) -> Iterator[None]:
+        """Around code that is not the loss's, such as a callback: its draws are its own."""
+        self.check()
+        yield
+        self._unused = tuple(g.get_state() for g in self._others)
+
     def check(self) -> None:
         """Raise if a forward half has drawn from a generator that the first pass did not."""
         if _differ(self._unused, tuple(g.get_state() for g in self._others)):

@@ -59,7 +59,11 @@ def unroll(
         state: go on from what `return_state=True` gave, optimizer buffers included; leave w0 None then.
         return_state: return (w_T, state).
         randomness: torch.vmap's meaning, over the tasks of `in_dims`.
-        callback: called at every step. Not in this version.
+        callback: called with a `pb.InnerStep` (step, loss, gradient, its norm, w) right after every step of the forward
+            pass, and never again when steps are recomputed; `pb.Recorder()` keeps the curves. If it returns True, the
+            unroll ends after this step: values and hypergradients are those of as many `steps`, within the same memory
+            (one sweep of recomputation more, at most). Its method `on_reverse`, if it has one, is called with a
+            `pb.ReverseStep` (step, cotangent, its norm) at every step of each backward. Not fused.
         backend: "auto", "fused" (raises if it cannot) or "generic".
 
     Returns:

@@ -33,7 +33,7 @@ def ho_objective(
         outer: a fused problem on the validation data (one operator each way, if inner is fused too and has the same
             loss), or a callable w_T -> number.
         w0, hparams, steps, optimizer: as in `pb.unroll`.
-        options: `method`, `memory`, `state` and `backend`, as in `pb.unroll`.
+        options: `method`, `memory`, `state`, `callback` and `backend`, as in `pb.unroll`.
 
     Returns:
         E: () without task dimensions, else [*B], one a task; what a callable `outer` returns.
@@ -53,9 +53,8 @@ def ho_objective(
 
 def check_levels(inner: Any, outer: Any, hparams: Any, options: Mapping[str, Any]) -> None:
     """Raise for what `ho_objective` does not take and `unroll` does not look at."""
-    for name in ("return_state", "callback"):
-        if options.get(name):
-            raise ValueError(f"{name} is not for ho_objective: call pb.unroll, then outer")
+    if options.get("return_state"):
+        raise ValueError("return_state is not for ho_objective: call pb.unroll, then outer")
     if not isinstance(outer, LinearProblem) and not callable(outer):
         raise TypeError(
             f"outer must be a problem such as pb.SoftmaxRegression(x, y) or a callable, got {outer!r}"

@@ -1,0 +1,195 @@
+"""The interpreter of plans for the generic engine.
+
+One step's graph lives at a time; everything else is in the slots of the plan. Every plan gives bitwise equal
+results, because states come from the same code whether they are stored or recomputed.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pybilevel.engine.callbacks import Observer
+from pybilevel.engine.dynamics import Dynamics
+from pybilevel.engine.iterate import Iterate, Tensors
+from pybilevel.schedules import Code, Plan, decode, stopped
+
+
+class Machine:
+    """Runs the two halves of a plan on the dynamics; holds the slots between them.
+
+    Attributes:
+        steps: how many steps there are: those of the plan, or fewer once the observer has stopped the forward half.
+        carried: what the final iterate carries.
+
+    Args:
+        inputs: of the autograd node: the tensors of the iterate 0, theta, settings.
+        autocast: makes the context that both halves run in.
+        observer: told every step of the first pass, and every cotangent.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        plan: Plan,
+        inputs: Sequence[Tensor],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        observer: Observer | None = None,
+    ) -> None:
+        self._dynamics = dynamics
+        self._plan = plan
+        self.steps = plan.steps
+        self._observer = observer
+        inputs = [x.detach() for x in inputs]
+        self._states, self._split = len(dynamics.start.flat()), len(dynamics.theta)
+        self._start = Iterate.like(dynamics.start, inputs[: self._states])
+        self._theta = inputs[self._states : self._states + self._split]
+        self._settings = inputs[self._states + self._split :]
+        self._autocast = autocast
+        self._slots: list[tuple[int, Iterate]] | None = None
+        self._t, self._now = 0, self._start
+        self.carried: tuple[Tensor, ...] = self._start.carried
+
+    def names(self) -> list[str]:
+        """What users call the inputs."""
+        names = ["w0 or state"] * self._states + ["a tensor of inner or hparams"] * len(self._theta)
+        return names + ["a setting of optimizer"] * len(self._settings)
+
+    def forward(self) -> Iterate:
+        """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
+        with torch.no_grad(), self._autocast():
+            self._begin()
+            for op in map(decode, self._plan.forward_half):
+                last = self._do(op.code, op.operand, first=True)
+                if last is not None:
+                    self._stop_early()
+                    return self._final(last)
+            return self._final(self._first(watched=True)[0] if self._plan.steps else _copy(self._now))
+
+    def forward_only(self) -> Iterate:
+        """The final iterate; nothing is kept."""
+        # a tensor that the first pass did not see may still carry gradients
+        watched = torch.is_grad_enabled()
+        with torch.no_grad(), self._autocast():
+            stop = not self.steps
+            while not stop:
+                self._now, stop = self._first(watched)
+                self._t += 1
+                stop = stop or self._t == self.steps
+        self.steps = self._t
+        return self._final(self._now if self._t else _copy(self._now))
+
+    def reverse(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+        """The cotangents of the inputs, where wanted, from those of the final iterate."""
+        constant = [*self._theta, *self._settings]
+        sums = [
+            torch.zeros_like(x) if need else None
+            for x, need in zip(constant, wanted[self._states :], strict=True)
+        ]
+        bar = Iterate.like(self._start, bars)
+        self._tell(self.steps, bar)
+        with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
+            if self._plan.steps:
+                self._dynamics.check_replay(self._theta)
+            if self._slots is None:
+                self._begin()
+                for op in map(decode, self._plan.forward_half):
+                    self._do(op.code, op.operand)
+            for op in map(decode, self._plan.reverse_half):
+                if op.code == Code.REVERSE:
+                    bar = self._reverse_step(bar, wanted[self._states :], sums)
+                    self._tell(self._t, bar)
+                else:
+                    self._do(op.code, op.operand)
+        # the reverse half overwrote the slots: a second backward runs the forward half again
+        self._slots, self._now = None, self._start
+        whole = self._plan.reversed == self._plan.steps
+        first = [
+            (x if whole else torch.zeros_like(x)) if need else None
+            for x, need in zip(bar.flat(), wanted, strict=False)
+        ]
+        return first + sums
+
+    def _final(self, last: Iterate) -> Iterate:
+        self.carried = last.carried
+        return last
+
+    def _begin(self) -> None:
+        # every slot is saved to before it is loaded (the plan was checked), so the start may stand in
+        self._slots = [(0, self._start)] * self._plan.slots
+        self._t, self._now = 0, self._start
+
+    def _do(self, code: Code, operand: int, first: bool = False) -> Iterate | None:
+        """SAVE, LOAD or ADVANCE. Iterates are never changed in place, so saving one is keeping a reference.
+
+        Returns:
+            The next iterate, if this is the `first` pass and the observer stops it: the run ends there, and the working
+            state is the one before. Else None.
+        """
+        assert self._slots is not None
+        if code == Code.SAVE:
+            self._slots[operand] = (self._t, self._now)
+        elif code == Code.LOAD:
+            self._t, self._now = self._slots[operand]
+        elif code == Code.ADVANCE:
+            for _ in range(operand):
+                after, stop = self._first(watched=True) if first else (self._advance(), False)
+                if stop:
+                    return after
+                self._now = after
+                self._t += 1
+        else:
+            raise NotImplementedError(
+                f"the generic engine cannot run {code.name}: its dynamics have no inverse"
+            )
+        return None
+
+    def _first(self, watched: bool) -> tuple[Iterate, bool]:
+        """A step of the first pass: the next iterate, and whether the observer stops there."""
+        if self._observer is None:
+            return self._advance(watched), False
+        seen: list[tuple[Tensor, Tensors]] = []
+        after = self._advance(watched, seen)
+        ((loss, gradient),) = seen
+        with self._dynamics.streams.foreign():
+            return after, self._observer.stepped(self._t, loss, gradient, after.w)
+
+    def _stop_early(self) -> None:
+        """The plan becomes that of the steps that ran; what is in the slots stays."""
+        assert self._slots is not None
+        self._plan = stopped(self._plan, self._t + 1)
+        self.steps = self._plan.steps
+        self._slots += [(0, self._start)] * (self._plan.slots - len(self._slots))
+
+    def _advance(self, watched: bool = False, seen: list[tuple[Tensor, Tensors]] | None = None) -> Iterate:
+        return self._dynamics.advance(self._t, self._now, self._theta, self._settings, watched, seen)
+
+    def _tell(self, t: int, bar: Iterate) -> None:
+        if self._observer is not None:
+            self._observer.reversed(t, bar.w)
+
+    def _reverse_step(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
+        """Pulls `bar` back through the step from the working state, and adds to the sums what it finds on the way."""
+        split = self._split
+        bar, theta_bars, setting_bars = self._dynamics.pullback(
+            self._t, self._now, bar, self._theta, self._settings, wanted[:split], wanted[split:]
+        )
+        totals = [
+            self._dynamics.place_theta(i, self._t, total)
+            for i, total in enumerate(sums[:split])
+            if total is not None
+        ]
+        totals += [
+            self._dynamics.place(i, self._t, total)
+            for i, total in enumerate(sums[split:])
+            if total is not None
+        ]
+        for total, part in zip(totals, [*theta_bars, *setting_bars], strict=True):
+            total.add_(part)
+        return bar
+
+
+def _copy(iterate: Iterate) -> Iterate:
+    return Iterate.like(iterate, [x.clone() for x in iterate.flat()])

@@ -1,0 +1,292 @@
+"""Callbacks: told every step once, and every cotangent; a run that they stop is the run with as many steps."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from generic_laws import STEPS, gradients, leaf, network, network_case
+from tolerance import assert_matches
+from torch.utils import _pytree as pytree
+
+import pybilevel as pb
+from pybilevel.engine import oracle
+
+PLANS = [pb.StoreAll(), pb.Revolve(1), pb.Revolve(3), pb.Periodic(2), "1MiB"]
+
+
+def unrolled(case, *, steps=STEPS, lr=0.1, momentum=0.5, **options):
+    w0, hparams, _ = case
+    return pb.unroll(network, w0, hparams, steps=steps, optimizer=pb.SGD(lr, momentum), **options)
+
+
+def plain(case, steps=STEPS):
+    """w_0 .. w_T of the plain loop, as graph nodes that later ones depend on."""
+    w0, hparams, _ = case
+    w, buffers = w0, None
+    yield w
+    for _ in range(steps):
+        w, buffers = oracle.unroll(network, w, hparams, steps=1, lr=0.1, momentum=0.5, buffers=buffers)
+        yield w
+
+
+def norm(tensors):
+    return torch.cat([x.flatten() for x in pytree.tree_leaves(tensors)]).norm()
+
+
+@pytest.mark.parametrize("memory", PLANS, ids=str)
+def test_every_step_is_told_once_whatever_is_recomputed(memory):
+    case, seen = network_case(), []
+    w = unrolled(case, memory=memory, callback=seen.append)
+    for _ in range(2):
+        gradients(w, case[2])
+    assert [step.step for step in seen] == list(range(1, STEPS + 1))
+    ws = list(plain(case))
+    for step, before, after in zip(seen, ws, ws[1:], strict=False):
+        loss = network(before, case[1])
+        slopes = torch.autograd.grad(loss, pytree.tree_leaves(before), retain_graph=True)
+        assert_matches(step.loss, loss)
+        assert_matches(step.gradient_norm, norm(slopes))
+        for a, b in zip(pytree.tree_leaves(step.gradient), slopes, strict=True):
+            assert_matches(a, b)
+        for a, b in zip(pytree.tree_leaves(step.w), pytree.tree_leaves(after), strict=True):
+            assert_matches(a, b)
+            assert not a.requires_grad
+
+
+def test_without_gradients_it_is_told_too():
+    seen = []
+    with torch.no_grad():
+        unrolled(network_case(), callback=seen.append)
+    assert [step.step for step in seen] == list(range(1, STEPS + 1))
+
+
+def test_no_step_is_nothing_to_tell():
+    recorder = pb.Recorder()
+    w = unrolled(network_case(), steps=0, callback=recorder)
+    pytree.tree_leaves(w)[0].sum().backward()
+    assert recorder.losses == {} and list(recorder.cotangent_norms) == [0]
+
+
+def test_a_fused_problem_goes_to_the_generic_engine_and_says_why():
+    problem = pb.SoftmaxRegression(torch.randn(5, 3).double(), torch.tensor([0, 1, 2, 0, 1]))
+    options = {"steps": 3, "optimizer": pb.SGD(0.1)}
+    recorder = pb.Recorder()
+    w = pb.unroll(problem, callback=recorder, **options)
+    assert_matches(w, pb.unroll(problem, backend="fused", **options))
+    assert recorder.losses[0] == pytest.approx(float(problem(torch.zeros(4, 3).double())))
+    with pytest.raises(pb.BackendError, match="a callback is given"):
+        pb.unroll(problem, callback=recorder, backend="fused", **options)
+    assert "a callback is given" in str(pb.explain(pb.unroll, problem, callback=recorder, **options))
+
+
+def test_an_objective_takes_one_too():
+    recorder, case = pb.Recorder(), network_case()
+    w0, hparams, _ = case
+    E = pb.ho_objective(
+        network,
+        lambda w: w["out"].square().sum(),
+        w0,
+        hparams,
+        steps=3,
+        optimizer=pb.SGD(0.1),
+        callback=recorder,
+    )
+    E.backward()
+    assert len(recorder.losses) == 3 and len(recorder.cotangent_norms) == 4
+
+
+# ------------------------------------------------------------------------------------------------ stopping
+
+
+def stop_at(step):
+    return lambda seen: seen.step == step
+
+
+@pytest.mark.parametrize("ran", [1, 2, 4, STEPS])
+@pytest.mark.parametrize("memory", PLANS, ids=str)
+def test_a_stopped_run_is_the_run_with_as_many_steps(memory, ran):
+    """Bitwise: values, state and every hypergradient, and again in a second backward."""
+    case = network_case()
+    inputs = case[2]
+    whole, state = unrolled(case, steps=ran, return_state=True)
+    w, early = unrolled(case, steps=STEPS, return_state=True, memory=memory, callback=stop_at(ran))
+    assert early.step == state.step == ran
+    for a, b in zip(*map(pytree.tree_leaves, ((w, early.buffers), (whole, state.buffers))), strict=True):
+        assert torch.equal(a, b)
+    expected = gradients(whole, inputs)
+    for _ in range(2):
+        found = gradients(w, inputs)
+        for name in inputs:
+            assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("memory", PLANS[:3], ids=str)
+@pytest.mark.parametrize("ran", [2, 4, 6])
+def test_a_stopped_run_that_is_truncated(memory, ran):
+    case = network_case()
+    options = {"method": pb.Reverse(truncate=3), "memory": memory}
+    expected = gradients(unrolled(case, steps=ran, **options), case[2])
+    found = gradients(unrolled(case, callback=stop_at(ran), **options), case[2])
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_steps_that_did_not_run_have_zero_gradients_of_their_settings_and_batches():
+    w0, lr, batches = leaf(3), leaf(9, low=0.1), leaf(9, 3)
+    w = pb.unroll(
+        lambda w, batch: ((w - batch) ** 2).cos().sum(),
+        w0,
+        steps=9,
+        batches=batches,
+        optimizer=pb.SGD(lr),
+        callback=stop_at(5),
+    )
+    for gradient in torch.autograd.grad(w.sum(), [lr, batches]):
+        assert gradient[:5].abs().amin() > 0 and not gradient[5:].any()
+
+
+def test_draws_of_a_stopped_run_are_those_of_the_run_with_as_many_steps():
+    """Dropout: the same masks, and the generator where a plain loop of so many steps leaves it."""
+    w0, h, found = leaf(6), leaf(6), []
+
+    def loss(w, h):
+        return (torch.nn.functional.dropout(w * h, 0.5).cos() * w).sum()
+
+    for options in ({"steps": 3}, {"steps": 8, "callback": stop_at(3), "memory": pb.Revolve(2)}):
+        torch.manual_seed(5)
+        w = pb.unroll(loss, w0, h, optimizer=pb.SGD(0.1), **options)
+        found.append([w, torch.rand(2), *torch.autograd.grad(w.sum(), [w0, h])])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_callback_may_draw():
+    """Its draws are its own: they differ from step to step, and the loss's are not touched."""
+    w0, drawn = leaf(6), []
+    pb.unroll(
+        lambda w: w.cos().sum(),
+        w0,
+        steps=4,
+        optimizer=pb.SGD(0.1),
+        callback=lambda step: drawn.append(float(torch.rand(()))),
+    )
+    assert len(set(drawn)) == 4
+
+    def loss(w):
+        return torch.nn.functional.dropout(w, 0.5).cos().sum()
+
+    found = []
+    for callback in (None, lambda step: drawn.append(float(torch.rand(())))):
+        torch.manual_seed(1)
+        found.append(pb.unroll(loss, w0, steps=4, optimizer=pb.SGD(0.1), callback=callback))
+    assert torch.equal(*found) and len(set(drawn)) == 8
+
+
+def test_going_on_after_a_stop():
+    case = network_case()
+    _, state = unrolled(case, return_state=True, callback=stop_at(3))
+    w = unrolled((None, *case[1:]), steps=2, state=state)
+    whole = unrolled(case, steps=5)
+    for a, b in zip(*map(pytree.tree_leaves, (w, whole)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "memory, least, most", [(pb.Revolve(1), 2, 3), (pb.Revolve(3), 3, 5), (pb.StoreAll(), 36, 36)]
+)
+def test_a_stopped_run_holds_no_more_states_than_its_slots(memory, least, most):
+    """Counted on the living parameters of all steps that were told: the slots, and those of the step at work."""
+    alive, peak = set(), 0
+
+    def count(step):
+        nonlocal peak
+        alive.add(step.step)
+        weakref.finalize(step.w.untyped_storage(), alive.discard, step.step)
+        peak = max(peak, len(alive))
+        return step.step == 36
+
+    w0 = leaf(5)
+    w = pb.unroll(lambda w: w.cos().sum(), w0, steps=40, optimizer=pb.SGD(0.1), memory=memory, callback=count)
+    w.sum().backward()
+    assert least <= peak <= most
+
+
+@pytest.mark.parametrize(
+    "answer", [True, np.bool_(True), torch.tensor(True), lambda step: step.gradient_norm < 1e9], ids=str
+)
+def test_what_stops(answer):
+    seen = []
+    unrolled(network_case(), callback=lambda s: seen.append(s) or (answer(s) if callable(answer) else answer))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("answer", [1, "stop", torch.tensor(1.0)], ids=str)
+def test_what_is_no_answer(answer):
+    with pytest.raises(TypeError, match=r"callback returned .*: return True to stop after this step"):
+        unrolled(network_case(), callback=lambda step: answer)
+
+
+def test_what_a_callback_raises_comes_through():
+    def interrupt(step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unrolled(network_case(), callback=interrupt)
+
+
+# ------------------------------------------------------------------------------------------------ the recorder
+
+
+@pytest.mark.parametrize("memory", PLANS, ids=str)
+def test_recorded_curves_are_those_of_the_plain_loop(memory):
+    case, recorder = network_case(), pb.Recorder()
+    w = unrolled(case, memory=memory, callback=recorder)
+    assert recorder.cotangent_norms == {}
+    sum(x.sin().sum() for x in pytree.tree_leaves(w)).backward()
+    ws = list(plain(case))
+    outer = sum(x.sin().sum() for x in pytree.tree_leaves(ws[-1]))
+    for t, point in enumerate(ws):
+        leaves = pytree.tree_leaves(point)
+        cotangents = torch.autograd.grad(outer, leaves, retain_graph=True)
+        assert recorder.cotangent_norms[t] == pytest.approx(float(norm(cotangents)), rel=1e-9)
+        if t < STEPS:
+            loss = network(point, case[1])
+            slopes = torch.autograd.grad(loss, leaves, retain_graph=True)
+            assert recorder.losses[t] == pytest.approx(loss.item(), rel=1e-9)
+            assert recorder.gradient_norms[t] == pytest.approx(float(norm(slopes)), rel=1e-9)
+    assert len(recorder.losses) == len(recorder.gradient_norms) == STEPS
+    assert len(recorder.cotangent_norms) == STEPS + 1
+
+
+def test_a_truncated_backward_reaches_fewer():
+    recorder = pb.Recorder()
+    w = unrolled(network_case(), method=pb.Reverse(truncate=2), callback=recorder)
+    w["out"].sum().backward()
+    assert list(recorder.cotangent_norms) == [STEPS - 2, STEPS - 1, STEPS]
+
+
+def test_a_recorder_goes_on_with_a_state_and_starts_anew_without():
+    case, recorder = network_case(), pb.Recorder()
+    _, state = unrolled(case, steps=3, callback=recorder, return_state=True)
+    w = unrolled((None, *case[1:]), steps=2, state=state, callback=recorder)
+    w["out"].sum().backward()
+    assert list(recorder.losses) == list(range(5)) and list(recorder.cotangent_norms) == list(range(6))
+    unrolled(case, steps=2, callback=recorder)
+    assert list(recorder.losses) == [0, 1] and recorder.cotangent_norms == {}
+
+
+def test_a_recorder_can_stop():
+    recorder = pb.Recorder(stop=lambda step: step.loss < 1e-2)
+    target = torch.randn(4).double()
+    _, state = pb.unroll(
+        lambda w: (w - target).square().sum(),
+        leaf(4),
+        steps=1000,
+        optimizer=pb.SGD(0.1),
+        callback=recorder,
+        return_state=True,
+    )
+    losses = list(recorder.losses.values())
+    assert state.step == len(losses) < 100
+    assert losses[-1] < 1e-2 <= losses[-2]
