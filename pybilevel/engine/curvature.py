@@ -69,10 +69,12 @@ class GradientMap:
         theta: Sequence[Tensor],
         wanted: Sequence[bool],
         moment: Moment | None = None,
+        retain: bool = False,
     ) -> tuple[list[Tensor], Pull]:
         """dL/dw and its pullback: v -> the cotangents of w (H v) and of each wanted theta.
 
-        The graph of one step lives until the pullback is dropped.
+        The graph of one step lives until the pullback is called, or with `retain`, which allows any number of calls,
+        until it is dropped.
         """
         if self._forward_mode:
             g = self.gradient(w, theta, moment=moment)
@@ -83,12 +85,16 @@ class GradientMap:
             g = list(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
 
         def pull(v: Sequence[Tensor]) -> list[Tensor]:
+            if self._forward_mode:  # since the call before this one
+                return self._pull_forward(w, theta, wanted, v, moment)
             pairs = [(out, bar) for out, bar in zip(g, v, strict=True) if out.requires_grad]
             if not pairs:
                 return [torch.zeros_like(x) for x in targets]
             outputs, bars = zip(*pairs, strict=True)
             try:
-                return list(torch.autograd.grad(outputs, targets, bars, materialize_grads=True))
+                return list(
+                    torch.autograd.grad(outputs, targets, bars, retain_graph=retain, materialize_grads=True)
+                )
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError) as error:

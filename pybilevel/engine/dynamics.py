@@ -1,6 +1,6 @@
 """The inner dynamics of a call as pure functions of flat tensors: one step, and its pullback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -93,8 +93,22 @@ class Dynamics:
 
         `bar` is the cotangent of the iterate t + 1; `place_theta` and `place` say where the others belong.
         """
+        _, pull = self.linearise(t, now, theta, settings, wanted_theta, wanted_settings)
+        return pull(bar)
+
+    def linearise(
+        self,
+        t: int,
+        now: Iterate,
+        theta: Tensors,
+        settings: Tensors,
+        wanted_theta: Sequence[bool],
+        wanted_settings: Sequence[bool],
+        retain: bool = False,
+    ) -> tuple[Iterate, Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]]:
+        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call, with `retain` for any."""
         g, pull = self.gradient_map.linearise(
-            now.w, self.theta_at(theta, t), wanted_theta, Moment(t, now.carried)
+            now.w, self.theta_at(theta, t), wanted_theta, Moment(t, now.carried), retain
         )
         with torch.enable_grad():
             state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
@@ -105,14 +119,18 @@ class Dynamics:
             ]
             after = self.step(state, g, values)
         inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
-        pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
-        outputs, bars = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outputs, inputs, bars, materialize_grads=True)
-        split = len(now.flat())
-        before = Iterate.like(now, found[:split])
-        through_g = pull(found[split : split + len(g)])
-        w_bar = tuple(a + b for a, b in zip(before.w, through_g[: len(g)], strict=True))
-        return Iterate(w_bar, before.buffers), through_g[len(g) :], list(found[split + len(g) :])
+
+        def pull_step(bar: Iterate) -> tuple[Iterate, Tensors, Tensors]:
+            pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
+            outputs, bars = zip(*pairs, strict=True)
+            found = torch.autograd.grad(outputs, inputs, bars, retain_graph=retain, materialize_grads=True)
+            split = len(now.flat())
+            before = Iterate.like(now, found[:split])
+            through_g = pull(found[split : split + len(g)])
+            w_bar = tuple(a + b for a, b in zip(before.w, through_g[: len(g)], strict=True))
+            return Iterate(w_bar, before.buffers), through_g[len(g) :], list(found[split + len(g) :])
+
+        return after.detach(), pull_step
 
     def check_replay(self, theta: Tensors) -> None:
         """Raise if the loss has other data than in the forward half, which would give wrong gradients in silence.
