@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef
@@ -35,6 +36,9 @@ class Capture:
     made_bytes: int
 
 
+# functions that change running statistics in place without counting it as a new version, and the flag that says so
+_STATISTICS = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
+
 # the code that every function marked once_differentiable shares
 _ONCE = torch.autograd.function.once_differentiable(lambda _: None).__code__
 
@@ -57,7 +61,7 @@ def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device
         generator.set_state(state)
     return value, Capture(
         tensors=tuple(captured),
-        mutated=tuple(t for t, version in outside if _version(t) != version),
+        mutated=tuple(t for t, version in outside if _version(t) != version or id(t) in watch.statistics),
         generators=tuple(generator for generator, _ in drawn),
         nested=watch.nested,
         relied=Relied([t for t, _ in outside], list(watch.made.values()), _readable(value)),
@@ -156,7 +160,11 @@ def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> tuple[list[Tensor], l
 
 def describe(inner: Callable[..., Any], tensors: Sequence[Tensor]) -> str:
     """The tensors in words: shape, dtype and, where a module of `inner` holds one, its name."""
-    names = {id(t): name for module in _modules(inner) for name, t in module.named_parameters()}
+    names = {
+        id(t): name
+        for module in reversed(list(_modules(inner)))
+        for name, t in (*module.named_parameters(), *module.named_buffers())
+    }
     return ", ".join(f"{names.get(id(t), 'a tensor')} {list(t.shape)} {t.dtype}" for t in tensors)
 
 
@@ -173,6 +181,7 @@ class _Watch(TorchFunctionMode):
         self.made: dict[int, Tensor] = {}
         self.outside: dict[int, tuple[Tensor, int]] = {}
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their states at first sight
+        self.statistics: set[int] = set()
         self.nested = False
 
     def __torch_function__(
@@ -185,6 +194,9 @@ class _Watch(TorchFunctionMode):
         for value in (*args, *(kwargs or {}).values()):
             if isinstance(value, torch.Generator) and id(value) not in self.generators:
                 self.generators[id(value)] = (value, value.get_state())
+        if (kwargs or {}).get(_STATISTICS.get(func, "")):
+            running = (*args[1:3], (kwargs or {}).get("running_mean"), (kwargs or {}).get("running_var"))
+            self.statistics |= {id(x) for x in running if x is not None}
         self.nested |= func is torch.autograd.grad
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -236,7 +248,7 @@ def _modules(inner: Any) -> Iterator[torch.nn.Module]:
         for part in (inner.func, *inner.args, *inner.keywords.values()):
             yield from _modules(part)
         return
-    held = [inner, getattr(inner, "__self__", None)]
+    held = [inner, getattr(inner, "__self__", None), *getattr(inner, "__dict__", {}).values()]
     held += [cell.cell_contents for cell in getattr(inner, "__closure__", None) or () if _filled(cell)]
     yield from (item for item in held if isinstance(item, torch.nn.Module))
 

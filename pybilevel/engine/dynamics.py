@@ -1,6 +1,7 @@
 """The inner dynamics of a call as pure functions of flat tensors: one step, and its pullback."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.curvature import GradientMap, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import CallableLoss, ProblemLoss
+from pybilevel.engine.state import State
 
 
 class Dynamics:
@@ -138,6 +140,18 @@ class Dynamics:
         A callable is evaluated once more, at t = 0.
         """
         self._loss.check_replay(self.start.w, self.theta_at(theta, 0))
+
+    def finish(self, last: Iterate, count: int) -> tuple[Any, State]:
+        """The parameters of the last iterate as the pytree of w0, and the state after `count` steps over all calls."""
+        w = pytree.tree_unflatten(last.w, self.spec)
+        return w, State(
+            w,
+            last.buffers,
+            count,
+            self._optimizer.name,
+            random=last.carried[: len(self.streams)],
+            module_buffers=self._loss.module_buffers(last.carried),
+        )
 
     def place(self, index: int, t: int, whole: Tensor) -> Tensor:
         """The part of a setting's tensor (or of its cotangent) that step t uses, as a view."""

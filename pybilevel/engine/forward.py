@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import memory
@@ -61,9 +60,7 @@ def run(call: Call) -> tuple[Any, State]:
         raise DivergenceError(first_bad_step(dynamics, call.steps))
     sources = [block.source for block in tangents.blocks]
     last = Iterate.like(last, _Tangent.apply(tangents, last.flat(), *sources))  # type: ignore[no-untyped-call]
-    w = pytree.tree_unflatten(last.w, dynamics.spec)
-    random = last.carried[: len(dynamics.streams)]
-    state = State(w, last.buffers, call.start + call.steps, call.optimizer.name, random=random)
+    w, state = dynamics.finish(last, call.start + call.steps)
     return w, replace(state, tangents=tangents)
 
 

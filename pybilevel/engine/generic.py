@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.callbacks import Observer
@@ -49,9 +48,7 @@ def run(call: Call) -> tuple[Any, State]:
     last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
     if call.device.type == "cpu" and not finite(last.w):
         raise DivergenceError(first_bad_step(dynamics, machine.steps))
-    w = pytree.tree_unflatten(last.w, dynamics.spec)
-    random = last.carried[: len(dynamics.streams)]
-    return w, State(w, last.buffers, call.start + machine.steps, call.optimizer.name, random=random)
+    return dynamics.finish(last, call.start + machine.steps)
 
 
 def plan_of(call: Call, dynamics: Dynamics) -> Plan:

@@ -12,7 +12,7 @@ from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.randomness import Streams
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import LinearProblem, ModuleLoss
 
 
 class ProblemLoss:
@@ -60,6 +60,10 @@ class ProblemLoss:
             problem = problem.take(self._rows(problem, moment))
         return problem(w[0]).sum()
 
+    def module_buffers(self, carried: Sequence[Tensor]) -> dict[str, Tensor]:
+        """A problem has no module."""
+        return {}
+
     def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
         """A problem hides nothing."""
         return []
@@ -97,8 +101,9 @@ class CallableLoss:
             i for i, x in enumerate(self._leaves) if isinstance(x, Tensor) and x.is_floating_point()
         ]
         self._captured: tuple[Tensor, ...] = ()
-        self.carried: tuple[Tensor, ...] = ()
         self.streams = Streams()
+        self._module_buffers = _start_buffers(call)
+        self.carried = tuple(self._module_buffers.values())
         self.nested = False
         self.tape_bytes = 0
         hparams = [self._leaves[i] for i in self._places]
@@ -152,7 +157,7 @@ class CallableLoss:
         self.tape_bytes = 4 * seen.made_bytes
         self._relied = seen.relied
         self.streams = _streams(call, seen)
-        self.carried = self.streams.start
+        self.carried = (*self.streams.start, *self.carried)
         if self.streams.elsewhere:
             with torch.enable_grad(), self.streams.undisturbed():
                 self._relied.expect(self._probe(w, given)[1]())
@@ -165,8 +170,13 @@ class CallableLoss:
         first, last = len(w), len(own) - self.stacks
         return own, lambda: self._evaluate(own[:first], own[first:last], own[last:], Moment(0, self.carried))
 
+    def module_buffers(self, carried: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The buffers of the module among what an iterate carries, by name."""
+        return dict(zip(self._module_buffers, carried[len(self.streams) :], strict=True))
+
     def _evaluate(self, w: Tensors, hparams: Tensors, parts: Tensors, moment: Moment) -> Tensor:
-        self.streams.write(moment.before)
+        before = moment.before or self.carried
+        self.streams.write(moment.before[: len(self.streams)])
         arguments: list[Any] = [pytree.tree_unflatten(w, self._spec)]
         if not self._no_hparams:
             leaves = list(self._leaves)
@@ -175,9 +185,26 @@ class CallableLoss:
             arguments.append(pytree.tree_unflatten(leaves, self._hspec))
         if self._batches is not None:
             arguments.append(self._batches.at(moment.t, parts))
-        value = self._inner(*arguments)
-        moment.after = self.streams.read()
+        if not self._module_buffers:
+            value = self._inner(*arguments)
+            moment.after = self.streams.read()
+            return value
+        assert isinstance(self._inner, ModuleLoss)
+        value, after = self._inner.run(arguments[0], self.module_buffers(before), *arguments[1:])
+        moment.after = (*self.streams.read(), *after.values())
         return value
+
+
+def _start_buffers(call: Call) -> dict[str, Tensor]:
+    """The buffers that the module of a call carries along: those of its state, or its own."""
+    own = call.inner.buffers() if isinstance(call.inner, ModuleLoss) else {}
+    found = {} if call.state is None else call.state.module_buffers
+    if found and own and found.keys() != own.keys():
+        raise ValueError(
+            f"state has the buffers {', '.join(found)} but the module of inner {', '.join(own)}: go on with the same "
+            "module, or pass w0=state.w"
+        )
+    return {name: found.get(name, buffer).detach().clone() for name, buffer in own.items()}
 
 
 def _streams(call: Call, seen: captures.Capture) -> Streams:
@@ -223,7 +250,8 @@ def _check_first(
 
 def _check_mutated(inner: Any, seen: captures.Capture) -> None:
     if seen.mutated:
-        raise NotImplementedError(
+        raise ValueError(
             f"inner changes {captures.describe(inner, seen.mutated)} in place (running statistics of BatchNorm?), "
-            "and pb.ModuleLoss is not in this version: call .eval(), or use track_running_stats=False"
+            'which every step and the backward would do again: use pb.ModuleLoss(net, loss), with buffers="carry" if '
+            "the change is wanted, or call .eval()"
         )

@@ -23,6 +23,7 @@ class State:
         optimizer: the name of the optimizer that the buffers belong to.
         random: the states of the random generators that the inner loss draws from, if it does: a run that goes on from
             here draws what an uninterrupted one would have drawn.
+        module_buffers: those of the module of a `pb.ModuleLoss(buffers="carry")`, by name; no part of the graph.
         info: what a method reports (residuals, ...).
         tangents: those of `pb.Forward`, with which the next call goes on; None elsewhere.
     """
@@ -34,6 +35,7 @@ class State:
     info: dict[str, Any] = field(default_factory=dict)
     random: tuple[Tensor, ...] = ()
     tangents: Tangents | None = None
+    module_buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def detach(self) -> "State":
         """The same values, cut from the graph and without tangents: truncation across outer steps."""
@@ -55,6 +57,7 @@ class State:
             "info": dict(cut.info),
             "random": cut.random,
             "tangents": None if self.tangents is None else self.tangents.state_dict(),
+            "module_buffers": cut.module_buffers,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> "State":
@@ -77,6 +80,7 @@ class State:
         self.random = tuple(state.get("random", ()))
         tangents = state.get("tangents")
         self.tangents = None if tangents is None else Tangents.from_state_dict(tangents)
+        self.module_buffers = dict(state.get("module_buffers", {}))
         return self
 
     @classmethod
