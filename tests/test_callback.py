@@ -132,6 +132,23 @@ def test_a_stopped_run_that_is_truncated(memory, ran):
         assert torch.equal(found[name], expected[name]), name
 
 
+@pytest.mark.parametrize("ran", [1, 4, STEPS])
+def test_a_stopped_run_in_forward_mode(ran):
+    case, lr = network_case(), leaf(STEPS, low=0.1)
+    inputs = {**case[2], "lr": lr}
+    recorder = pb.Recorder(stop=stop_at(ran))
+    w, state = unrolled(case, lr=lr, method=pb.Forward(), callback=recorder, return_state=True)
+    whole = unrolled(case, lr=lr[:ran], steps=ran)
+    assert state.step == len(recorder.losses) == ran
+    expected, found = gradients(whole, inputs), gradients(w, inputs)
+    for name in inputs:
+        assert_matches(found[name], expected[name], name)
+    reverse = pb.Recorder()
+    unrolled(case, lr=lr[:ran], steps=ran, callback=reverse)
+    assert recorder.losses == pytest.approx(reverse.losses)
+    assert recorder.gradient_norms == pytest.approx(reverse.gradient_norms)
+
+
 def test_steps_that_did_not_run_have_zero_gradients_of_their_settings_and_batches():
     w0, lr, batches = leaf(3), leaf(9, low=0.1), leaf(9, 3)
     w = pb.unroll(

@@ -104,6 +104,7 @@ ERRORS = {
         ValueError,
         "^momentum has 3 values, one a step",
     ),
+    "callback": (SQUARES, {"callback": print}, ValueError, "^callback is given"),
     "decay per parameter": (
         SQUARES,
         {"optimizer": pb.SGD(0.1, weight_decay=torch.ones(SQUARES.shape))},

@@ -162,11 +162,6 @@ CASES = {
         "callback must be a function of pb.InnerStep or a pb.Recorder",
     ),
     "callback class": (lambda: run(callback=Recorder), TypeError, r"a pb.Recorder\(\), got <class"),
-    "callback and method": (
-        lambda: run(callback=print, method=Forward()),
-        NotImplementedError,
-        r"callback with method=Forward\(\) is not in this version: use pb.Reverse\(\)",
-    ),
     "implicit": (lambda: run(method=Implicit()), NotImplementedError, "pb.Implicit is not in this version"),
     "spectral": (
         lambda: run(method=Spectral()),

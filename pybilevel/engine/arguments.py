@@ -14,7 +14,7 @@ from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Forward, Method, Reverse, Spectral
+from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 from pybilevel.problems import LinearProblem
@@ -88,7 +88,7 @@ def _check_callback(callback: Any, method: Any) -> None:
         return
     if isinstance(callback, type) or not callable(callback):
         raise TypeError(f"callback must be a function of pb.InnerStep or a pb.Recorder(), got {callback!r}")
-    if not isinstance(method, Reverse):
+    if isinstance(method, Implicit):
         raise NotImplementedError(
             f"callback with method={method!r} is not in this version: use pb.Reverse(), or leave callback None"
         )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pybilevel.engine.randomness import Streams
+
 
 @dataclass(frozen=True)
 class InnerStep:
@@ -55,19 +57,28 @@ Callback = Callable[[InnerStep], Any]
 
 
 class Observer:
-    """Hands what an engine does to the callback of a call. `start` is the step counter at w0."""
+    """Hands what an engine does to the callback of a call.
 
-    def __init__(self, callback: Callback, spec: pytree.TreeSpec, start: int) -> None:
+    Args:
+        callback: what the caller gave.
+        spec: the structure of w0.
+        start: the step counter at w0.
+        streams: the random generators of the loss.
+    """
+
+    def __init__(self, callback: Callback, spec: pytree.TreeSpec, start: int, streams: Streams) -> None:
         self._callback = callback
         self._on_reverse: Callable[[ReverseStep], Any] | None = getattr(callback, "on_reverse", None)
         self._spec = spec
         self._start = start
+        self._streams = streams
 
     def stepped(self, t: int, loss: Tensor, gradient: Sequence[Tensor], w: Sequence[Tensor]) -> bool:
         """Tells that step t of the call, from 0, was made; whether the callback wants to stop here."""
         # the last w becomes a node of the caller's graph, which a record must not hold: hence detach
         trees = [pytree.tree_unflatten([x.detach() for x in part], self._spec) for part in (gradient, w)]
-        return _stops(self._callback(InnerStep(self._start + t + 1, loss.detach(), *trees)))
+        with self._streams.foreign():
+            return _stops(self._callback(InnerStep(self._start + t + 1, loss.detach(), *trees)))
 
     def reversed(self, t: int, cotangent: Sequence[Tensor]) -> None:
         """Tells the cotangent of w_t of the call, if the callback listens."""

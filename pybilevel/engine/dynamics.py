@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
+from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.curvature import GradientMap, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import CallableLoss, ProblemLoss
@@ -24,6 +25,7 @@ class Dynamics:
         settings: the settings, one tensor each, and one a leaf for those with a value a parameter.
         gradient_map: the gradient of the loss in w, and its pullback; takes `theta_at(theta, t)`.
         streams: the random generators that the loss draws from.
+        observer: hands what happens to the callback of the call, if it has one.
         tape_bytes: an estimate of what one step's gradient and its pullback hold.
     """
 
@@ -34,6 +36,11 @@ class Dynamics:
         self.start = Iterate(tuple(w), call.initial_buffers(), self._loss.carried)
         self.theta: Tensors = self._loss.theta
         self.streams = self._loss.streams
+        self.observer = (
+            None
+            if call.callback is None
+            else Observer(call.callback, self.spec, call.start, self._loss.streams)
+        )
         self.tape_bytes = self._loss.tape_bytes
         self.gradient_map = GradientMap(self._loss, self._loss.nested)
         self._optimizer = call.optimizer
@@ -72,14 +79,21 @@ class Dynamics:
 
     def linearise_tangents(
         self, t: int, now: Iterate, theta: Tensors, wanted_theta: Sequence[bool], moment: Moment
-    ) -> tuple[Tensors, Push]:
-        """The inner gradient at the iterate t and the map of its tangents; watches as `advance` does.
+    ) -> tuple[Tensor, Tensors, Push]:
+        """The inner loss and gradient at the iterate t, and the map of the gradient's tangents; watches as `advance`.
 
         The tangents of theta are those of what step t uses of it; `moment` is that of this step and iterate.
         """
-        return self.gradient_map.linearise_tangents(
-            now.w, self.theta_at(theta, t), wanted_theta, self.inspect, moment
+        losses: Tensors = []
+
+        def inspect(value: Tensor, leaves: Tensors) -> None:
+            losses.append(value.detach())
+            self.inspect(value, leaves)
+
+        g, push = self.gradient_map.linearise_tangents(
+            now.w, self.theta_at(theta, t), wanted_theta, inspect, moment
         )
+        return losses[0], g, push
 
     def pullback(
         self,

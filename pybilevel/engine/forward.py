@@ -57,10 +57,10 @@ def run(call: Call) -> tuple[Any, State]:
         last, tangents = sweep.run()
     dynamics.streams.check()
     if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(dynamics, call.steps))
+        raise DivergenceError(first_bad_step(dynamics, sweep.steps))
     sources = [block.source for block in tangents.blocks]
     last = Iterate.like(last, _Tangent.apply(tangents, last.flat(), *sources))  # type: ignore[no-untyped-call]
-    w, state = dynamics.finish(last, call.start + call.steps)
+    w, state = dynamics.finish(last, call.start + sweep.steps)
     return w, replace(state, tangents=tangents)
 
 
@@ -122,6 +122,7 @@ class Sweep:
     """Iterate and tangents from w0 to w_T.
 
     Attributes:
+        steps: how many steps there are: those of the call, or fewer once a callback stopped the run.
         count: P.
         chunk: how many tangents are pushed through a step at once.
         peak_bytes: an estimate of what it holds at the peak, the results included.
@@ -131,6 +132,7 @@ class Sweep:
         self._call, self._dynamics, self._tangents = call, dynamics, tangents
         self._theta = [x.detach() for x in dynamics.theta]
         self._settings = [x.detach() for x in dynamics.settings]
+        self.steps = call.steps
         self.count = tangents.count
         self._old = 0 if tangents.values[0] is None else len(tangents.values[0])
         self._places: list[Place] = []
@@ -149,7 +151,10 @@ class Sweep:
         with torch.no_grad(), autocast_now(self._call.device.type)():
             values = self._start_values(now)
             for t in range(self._call.steps):
-                now = self._step(t, now, values)
+                now, stop = self._step(t, now, values)
+                if stop:
+                    self.steps = t + 1
+                    break
         if not self._call.steps:
             now = Iterate.like(now, [x.clone() for x in now.flat()])
         return now, Tangents(self._tangents.blocks, tuple(values))
@@ -158,7 +163,7 @@ class Sweep:
         """Operations of one step and of one tangent through it (products and convolutions, as torch counts them)."""
         now = self._dynamics.start.detach()
         with torch.no_grad(), FlopCounterMode(display=False) as step:
-            _, push = self._dynamics.linearise_tangents(
+            *_, push = self._dynamics.linearise_tangents(
                 0, now, self._theta, self._wanted, Moment(0, now.carried)
             )
         theta = self._dynamics.theta_at(self._theta, 0)
@@ -209,11 +214,14 @@ class Sweep:
                     mine[first:last] = block.seeds(0, block.count, x)
         return values
 
-    def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> Iterate:
-        """One step of the iterate; its tangents are changed in place, a chunk of directions after the other."""
+    def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> tuple[Iterate, bool]:
+        """One step of the iterate, and whether the callback stops there.
+
+        Its tangents are changed in place, a chunk of directions after the other.
+        """
         dynamics = self._dynamics
         moment = Moment(t, now.carried)
-        g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted, moment)
+        loss, g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted, moment)
         settings = dynamics.at(self._settings, t)
         for a in range(0, self.count, self.chunk):
             b = min(a + self.chunk, self.count)
@@ -232,7 +240,9 @@ class Sweep:
             for value, new in zip(values, found, strict=True):
                 if value is not None and new is not None:
                     value[a:b] = new
-        return dynamics.step(now, g, settings, moment.after)
+        after = dynamics.step(now, g, settings, moment.after)
+        stop = dynamics.observer is not None and dynamics.observer.stepped(t, loss, g, after.w)
+        return after, stop
 
     def _seeds(
         self, place: Place | None, x: Tensor, a: int, b: int, part: Callable[[Tensor], Tensor]

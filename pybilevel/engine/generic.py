@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pybilevel.engine.call import Call
-from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
@@ -37,8 +36,7 @@ def run(call: Call) -> tuple[Any, State]:
     dynamics = Dynamics(call)
     plan = plan_of(call, dynamics)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
-    observer = call.callback and Observer(call.callback, dynamics.spec, call.start)
-    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type), observer)
+    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type))
     with dynamics.streams.forward():
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             found = _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]

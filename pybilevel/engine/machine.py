@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate, Tensors
 from pybilevel.schedules import Code, Plan, decode, stopped
@@ -27,7 +26,6 @@ class Machine:
     Args:
         inputs: of the autograd node: the tensors of the iterate 0, theta, settings.
         autocast: makes the context that both halves run in.
-        observer: told every step of the first pass, and every cotangent.
     """
 
     def __init__(
@@ -36,12 +34,11 @@ class Machine:
         plan: Plan,
         inputs: Sequence[Tensor],
         autocast: Callable[[], AbstractContextManager[Any]],
-        observer: Observer | None = None,
     ) -> None:
         self._dynamics = dynamics
         self._plan = plan
         self.steps = plan.steps
-        self._observer = observer
+        self._observer = dynamics.observer
         inputs = [x.detach() for x in inputs]
         self._states, self._split = len(dynamics.start.flat()), len(dynamics.theta)
         self._start = Iterate.like(dynamics.start, inputs[: self._states])
@@ -153,8 +150,7 @@ class Machine:
         seen: list[tuple[Tensor, Tensors]] = []
         after = self._advance(watched, seen)
         ((loss, gradient),) = seen
-        with self._dynamics.streams.foreign():
-            return after, self._observer.stepped(self._t, loss, gradient, after.w)
+        return after, self._observer.stepped(self._t, loss, gradient, after.w)
 
     def _stop_early(self) -> None:
         """The plan becomes that of the steps that ran; what is in the slots stays."""

@@ -37,6 +37,10 @@ def check(call: Call) -> None:
             "batches are given: method=pb.Spectral() needs the same rows at every step, so that T steps are a power of "
             f"one; {REMEDY}"
         )
+    if call.callback is not None:
+        raise ValueError(
+            f"callback is given: method=pb.Spectral() makes no steps that it could be told; {REMEDY}"
+        )
     for name in call.elementwise:
         raise ValueError(
             f"{name} has a value a parameter: method=pb.Spectral() needs one that is the same for all parameters (a "
