@@ -80,7 +80,7 @@ class Case:
 
 
 CASES = (
-    Case("convnet", convnet, (1, 28, 28), batch=16, width=32, steps=500, budget="64MiB"),
+    Case("convnet", convnet, (1, 28, 28), batch=32, width=32, steps=500, budget="64MiB"),
     Case("attention", lambda w: Attention(w, 10), (16, 64), batch=8, width=64, steps=100, budget="16MiB"),
     Case("recurrent", lambda w: Recurrent(w, 10), (16, 64), batch=8, width=64, steps=100, budget="16MiB"),
 )

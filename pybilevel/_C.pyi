@@ -1,6 +1,5 @@
 """Types of the native module (csrc/module*.cpp)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, Any]:
@@ -12,7 +11,8 @@ def pack_bytes() -> int:
 def registry() -> dict[str, list[Any]]:
     """The rows of csrc/registry.def: "problems" [(loss, coordinates), ...] and "optimizers" [name, ...]."""
 
-# csrc/core/plan.hpp and plan_machine.hpp. A plan is a list of ops, integers code | operand << 3.
+# csrc/core/plan.hpp and plan_machine.hpp. A plan is a bytearray of ops, integers
+# code | operand << 3 of 32 bits.
 
 class PlanReport:
     """What a valid plan costs, counted by the abstract machine."""
@@ -30,26 +30,26 @@ class PlanReport:
     @property
     def peak_slots(self) -> int: ...
 
-def store_all(steps: int) -> list[int]:
+def store_all(steps: int) -> bytearray:
     """Keeps every state."""
 
-def revolve(steps: int, slots: int) -> list[int]:
+def revolve(steps: int, slots: int) -> bytearray:
     """Binomial checkpointing with at most `slots` slots."""
 
-def periodic(steps: int, every: int) -> list[int]:
+def periodic(steps: int, every: int) -> bytearray:
     """Keeps every `every`-th state, and one segment at a time."""
 
 def revolve_advances(steps: int, slots: int) -> int:
     """The closed form t(T, c) of the least number of advanced steps."""
 
-def slots_used(ops: Sequence[int]) -> int:
+def slots_used(ops: bytearray) -> int:
     """1 + the highest slot that the ops name, 0 if none."""
 
 def op_text(op: int) -> str:
     """An op in words, such as 'ADVANCE 3'."""
 
-def check_plan(ops: Sequence[int], steps: int, slots: int, reversed: int) -> PlanReport:
+def check_plan(ops: bytearray, steps: int, slots: int, reversed: int) -> PlanReport:
     """Runs the abstract machine; ValueError names the op that is wrong and the remedy."""
 
-def trace_plan(ops: Sequence[int], steps: int, slots: int, reversed: int) -> list[int]:
+def trace_plan(ops: bytearray, steps: int, slots: int, reversed: int) -> list[int]:
     """The order of execution: t for step t advanced, -1 - t for step t reversed."""

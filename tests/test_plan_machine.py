@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybilevel import _C
-from pybilevel.schedules import Code, encode
+from pybilevel.schedules import Code, encode, pack
 
 SAVE, LOAD, ADVANCE, REVERSE, UNDO = Code
 
 
 def check(*ops: tuple[Code, int], steps: int, slots: int = 1, reverse: int | None = None) -> _C.PlanReport:
     """The machine's verdict on ops written as pairs."""
-    return _C.check_plan([encode(*op) for op in ops], steps, slots, steps if reverse is None else reverse)
+    return _C.check_plan(pack(encode(*op) for op in ops), steps, slots, steps if reverse is None else reverse)
 
 
 def test_machine_counts() -> None:
@@ -37,11 +37,11 @@ def test_machine_undoes_steps() -> None:
     ops = [(ADVANCE, 2), (REVERSE, 0), (UNDO, 1), (REVERSE, 0), (UNDO, 1), (REVERSE, 0)]
     report = check(*ops, steps=3, slots=0)
     assert (report.advances, report.undone, report.peak_slots) == (2, 2, 0)
-    assert _C.trace_plan([encode(*op) for op in ops], 3, 0, 3) == [0, 1, ~2, ~1, ~0]
+    assert _C.trace_plan(pack(encode(*op) for op in ops), 3, 0, 3) == [0, 1, ~2, ~1, ~0]
 
 
 def test_machine_truncates() -> None:
-    ops = [encode(ADVANCE, 8), *_C.revolve(2, 1)]
+    ops = pack([encode(ADVANCE, 8)]) + _C.revolve(2, 1)
     assert _C.trace_plan(ops, 10, 1, 2) == [*range(9), ~9, ~8]
 
 
@@ -109,9 +109,9 @@ def test_machine_rejects(name: str) -> None:
 def test_machine_rejects_unknown_codes(op: int, text: str) -> None:
     codes = "codes are SAVE 0, LOAD 1, ADVANCE 2, REVERSE 3, UNDO 4. Build it as code | operand << 3."
     with pytest.raises(ValueError, match=re.escape(f"invalid plan: op 1 (value {op}, {text}): {codes}")):
-        _C.check_plan([encode(SAVE), op], 3, 2, 3)
+        _C.check_plan(pack([encode(SAVE), op]), 3, 2, 3)
     with pytest.raises(ValueError, match=r"op 0 \(value -8, .*\): an op is never negative\."):
-        _C.check_plan([-8], 3, 2, 3)
+        _C.check_plan(pack([-8]), 3, 2, 3)
 
 
 def test_machine_rejects_a_reverse_too_many() -> None:
@@ -139,7 +139,7 @@ def test_machine_judges_any_list(ops: list[int], steps: int, data: st.DataObject
     """Whatever it is given, it either rejects it by name or its trace is a complete adjoint."""
     slots = data.draw(st.integers(0, steps))
     try:
-        found = _C.trace_plan(ops, steps, slots, steps)
+        found = _C.trace_plan(pack(ops), steps, slots, steps)
     except ValueError as error:
         assert str(error).startswith("invalid plan: ")
     else:

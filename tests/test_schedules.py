@@ -19,6 +19,7 @@ from pybilevel.schedules import (
     StoreAll,
     Truncated,
     format_bytes,
+    pack,
     parse_bytes,
     plan_bytes,
     within,
@@ -51,10 +52,10 @@ def test_truncation_is_exact() -> None:
 
 def test_plan_fields() -> None:
     plan = Revolve(2).plan(5)
-    assert plan == Plan(plan.ops, 2, 5)
-    assert plan.forward_half + plan.reverse_half == plan.ops
+    assert plan == Plan(plan.packed, 2, 5)
+    assert [*plan.forward_half, *plan.reverse_half] == [*plan]
     assert str(Plan.of(plan.ops, 5)).startswith("SAVE 0, ADVANCE 2, SAVE 1, ADVANCE 2, REVERSE")
-    assert len(plan.forward_half) == 4
+    assert len([*plan.forward_half]) == 4
     assert (plan.advances, plan.recomputed, plan.saves, plan.peak_slots, plan.factor) == (6, 2, 2, 2, 1.4)
     assert next(iter(plan)) == (Code.SAVE, 0)
     assert len(plan) == len(plan.ops)
@@ -92,7 +93,7 @@ def test_no_steps() -> None:
 
 def test_a_broken_plan_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"invalid plan: op 1 \(value 9, LOAD 1\): slot 1 is empty\."):
-        Plan((0, 9, 3), slots=2, steps=2)
+        Plan(pack((0, 9, 3)), slots=2, steps=2)
 
 
 def test_truncations_nest() -> None:

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -27,14 +28,14 @@ namespace pb {
 
 enum class OpCode : std::int32_t { kSave = 0, kLoad = 1, kAdvance = 2, kReverse = 3, kUndo = 4 };
 
-using Op = std::int64_t;  // the values of a plan also fit in 32 bits, see kMaxSteps
+using Op = std::int32_t;  // an operand has 28 bits, see kMaxSteps
 using Ops = std::vector<Op>;
 
 inline constexpr int kOpCodeBits = 3;
 inline constexpr std::int64_t kMaxSteps = (std::int64_t{1} << 28) - 1;
 
 PB_HD constexpr Op make_op(OpCode code, std::int64_t operand = 0) {
-  return static_cast<Op>(code) | (operand << kOpCodeBits);
+  return static_cast<Op>(code) | static_cast<Op>(operand << kOpCodeBits);
 }
 PB_HD constexpr OpCode op_code(Op op) { return static_cast<OpCode>(op & ((1 << kOpCodeBits) - 1)); }
 PB_HD constexpr std::int64_t op_operand(Op op) { return op >> kOpCodeBits; }
@@ -153,7 +154,7 @@ inline Ops revolve(std::int64_t steps, std::int64_t slots) {
 }
 
 // How many slots a plan's ops name: 1 + the highest, 0 if none.
-inline std::int64_t slots_used(const Ops& plan) {
+inline std::int64_t slots_used(std::span<const Op> plan) {
   std::int64_t slots = 0;
   for (const Op op : plan) {
     if (op_code(op) == OpCode::kSave || op_code(op) == OpCode::kLoad)

@@ -179,7 +179,8 @@ class LinearCall {
     if (in.weight_decay) params.weight_decay.value = rows_of<const T>(*in.weight_decay);
     set_data(params.support, in.x, in.y, in.weights, in.scale);
     if (in.query_x) set_data(params.query, *in.query_x, *in.query_y, in.query_weights, in.query_scale);
-    plan_ = place(in.plan.data(), in.plan.size(), in.steps, in.slots);
+    const Ops ops(in.plan.begin(), in.plan.end());
+    plan_ = place(ops.data(), ops.size(), in.steps, in.slots);
     params.plan = plan_.ops.data();
     params.plan_length = plan_.ops.size();
     params.plan_split = plan_.split;

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate, Tensors
-from pybilevel.schedules import Code, Plan, decode, stopped
+from pybilevel.schedules import Code, Plan, stopped
 
 
 class Machine:
@@ -58,7 +58,7 @@ class Machine:
         """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
         with torch.no_grad(), self._autocast():
             self._begin()
-            for op in map(decode, self._plan.forward_half):
+            for op in self._plan.forward_half:
                 last = self._do(op.code, op.operand, first=True)
                 if last is not None:
                     self._stop_early()
@@ -92,9 +92,9 @@ class Machine:
                 self._dynamics.check_replay(self._theta)
             if self._slots is None:
                 self._begin()
-                for op in map(decode, self._plan.forward_half):
+                for op in self._plan.forward_half:
                     self._do(op.code, op.operand)
-            for op in map(decode, self._plan.reverse_half):
+            for op in self._plan.reverse_half:
                 if op.code == Code.REVERSE:
                     bar = self._reverse_step(bar, wanted[self._states :], sums)
                     self._tell(self._t, bar)

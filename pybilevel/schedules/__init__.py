@@ -2,7 +2,7 @@
 
 from pybilevel.schedules.base import Schedule
 from pybilevel.schedules.budget import format_bytes, parse_bytes, plan_bytes, within
-from pybilevel.schedules.ops import Code, Op, decode, encode
+from pybilevel.schedules.ops import OP_BYTES, Code, Op, decode, encode, pack, unpack
 from pybilevel.schedules.periodic import Periodic
 from pybilevel.schedules.plan import Plan
 from pybilevel.schedules.revolve import Revolve
@@ -11,6 +11,7 @@ from pybilevel.schedules.store_all import StoreAll
 from pybilevel.schedules.truncated import Truncated
 
 __all__ = [
+    "OP_BYTES",
     "Code",
     "Op",
     "Periodic",
@@ -22,8 +23,10 @@ __all__ = [
     "decode",
     "encode",
     "format_bytes",
+    "pack",
     "parse_bytes",
     "plan_bytes",
     "stopped",
+    "unpack",
     "within",
 ]

@@ -1,9 +1,13 @@
 """The ops of a plan: integers `code | operand << 3` (csrc/core/plan.hpp has the same encoding)."""
 
+from array import array
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
 _CODE_BITS = 3
+OP_BYTES = 4
+"""Bytes of a packed op."""
 
 
 class Code(IntEnum):
@@ -35,3 +39,13 @@ def encode(code: Code, operand: int = 0) -> int:
 def decode(op: int) -> Op:
     """The op of an integer; ValueError if its code is unknown."""
     return Op(Code(op & ((1 << _CODE_BITS) - 1)), op >> _CODE_BITS)
+
+
+def pack(ops: Iterable[int]) -> bytearray:
+    """Ops as 32-bit integers, 4 bytes each: how plans are held, and how the native module takes them."""
+    return bytearray(array("i", ops).tobytes())
+
+
+def unpack(packed: bytearray) -> tuple[int, ...]:
+    """The inverse of `pack`."""
+    return tuple(memoryview(packed).cast("i"))

@@ -52,7 +52,7 @@ def stopped(plan: Plan, steps: int) -> Plan:
 def _until(plan: Plan, last: int) -> Iterator[Op]:
     """The forward half as far as the step from state `last`, its saving included."""
     t = 0
-    for op in map(decode, plan.forward_half):
+    for op in plan.forward_half:
         if op.code == Code.ADVANCE:
             count = min(op.operand, last - t)
             if count:

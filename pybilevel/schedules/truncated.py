@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pybilevel.schedules.base import PLANS_KEPT, Schedule, at_least_one
-from pybilevel.schedules.ops import Code, encode
+from pybilevel.schedules.ops import Code, encode, pack
 from pybilevel.schedules.plan import Plan
 
 
@@ -40,4 +40,4 @@ class Truncated:
 @lru_cache(PLANS_KEPT)
 def _plan(schedule: Schedule, last: int, steps: int) -> Plan:
     tail = schedule.plan(last)
-    return Plan.of((encode(Code.ADVANCE, steps - last), *tail.ops), steps, truncate=tail.reversed)
+    return Plan.of(pack([encode(Code.ADVANCE, steps - last)]) + tail.packed, steps, truncate=tail.reversed)
