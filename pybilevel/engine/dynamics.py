@@ -122,7 +122,7 @@ class Dynamics:
         wanted_settings: Sequence[bool],
         retain: bool = False,
     ) -> tuple[Iterate, Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]]:
-        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call, with `retain` for any."""
+        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call; `retain`: for any."""
         g, pull = self.gradient_map.linearise(
             now.w, self.theta_at(theta, t), wanted_theta, Moment(t, now.carried), retain
         )
