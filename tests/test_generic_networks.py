@@ -1,4 +1,4 @@
-"""Networks that people train: hypergradients of the generic engine are those of the plain unroll, schedule by schedule."""
+"""Networks that people train: hypergradients equal to those of the plain unroll, under every schedule."""
 
 import pytest
 import torch

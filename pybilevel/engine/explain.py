@@ -1,12 +1,12 @@
 """Which way a call would go, why, and what it would cost, without running it."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import forward, fused, generic, spectral
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import schedule_for
 from pybilevel.methods import Forward, Spectral
@@ -51,8 +51,8 @@ def _flops(dynamics: Dynamics) -> tuple[int, int]:
     start = dynamics.start.detach()
     bar = Iterate.like(start, [torch.zeros_like(x) for x in start.flat()])
     wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
-    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCounterMode(display=False) as forward:
+    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCount() as forward:
         dynamics.advance(0, start, theta, settings)
-    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCounterMode(display=False) as backward:
+    with dynamics.streams.undisturbed(), torch.no_grad(), FlopCount() as backward:
         dynamics.pullback(0, start, bar, theta, settings, *wanted)
-    return forward.get_total_flops(), backward.get_total_flops()
+    return forward.total, backward.total

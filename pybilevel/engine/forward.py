@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.generic import autocast_now, finite, first_bad_step, once
 from pybilevel.engine.iterate import Iterate, Moment
 from pybilevel.engine.one_way import in_reverse_mode
@@ -162,15 +162,15 @@ class Sweep:
     def flops(self) -> tuple[int, int]:
         """Operations of one step and of one tangent through it (products and convolutions, as torch counts them)."""
         now = self._dynamics.start.detach()
-        with torch.no_grad(), FlopCounterMode(display=False) as step:
+        with torch.no_grad(), FlopCount() as step:
             *_, push = self._dynamics.linearise_tangents(
                 0, now, self._theta, self._wanted, Moment(0, now.carried)
             )
         theta = self._dynamics.theta_at(self._theta, 0)
         moving = [*now.w, *(x for x, need in zip(theta, self._wanted, strict=True) if need)]
-        with torch.no_grad(), FlopCounterMode(display=False) as pushed:
+        with torch.no_grad(), FlopCount() as pushed:
             push([torch.zeros_like(x)[None] for x in moving])
-        return step.get_total_flops(), pushed.get_total_flops()
+        return step.total, pushed.total
 
     def _place(self, x: Tensor) -> Place | None:
         return next((place for place in self._places if place.block.source is x), None)
