@@ -46,6 +46,7 @@ def assert_law(
     memory="auto",
     plain=None,
     generators=(),
+    first_order=False,
     **settings,
 ):
     """Value and every gradient are those of the plain loop (on `plain`, if given); none is None.
@@ -61,12 +62,15 @@ def assert_law(
         steps=STEPS,
         truncate=truncate,
         batches=each(batches),
+        first_order=first_order,
         **settings,
     )
     expected = gradients(exact, inputs)
     drawn = [generator.get_state() for generator in generators]
     reseed(generators)
-    w = generic(inner, w0, hparams, method=Reverse(truncate), batches=batches, memory=memory, **settings)
+    w = generic(
+        inner, w0, hparams, method=Reverse(truncate, first_order), batches=batches, memory=memory, **settings
+    )
     assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, drawn, strict=True))
     for a, b in zip(pytree.tree_leaves(w), pytree.tree_leaves(exact), strict=True):
         assert_matches(a, b, "w_T")

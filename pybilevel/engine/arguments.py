@@ -117,11 +117,8 @@ def _steps(steps: Any) -> int:
 
 def _check_method(method: Any) -> None:
     if isinstance(method, Reverse):
-        if method.first_order:
-            raise NotImplementedError(
-                "Reverse(first_order=True) is not in this version: use first_order=False"
-            )
-    elif isinstance(method, Spectral | Forward):
+        return
+    if isinstance(method, Spectral | Forward):
         return  # `spectral.check` looks at the rest of the call
     elif isinstance(method, Method):
         raise NotImplementedError(

@@ -9,10 +9,11 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.callbacks import Observer
-from pybilevel.engine.curvature import GradientMap, Push
+from pybilevel.engine.curvature import GradientMap, Pull, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import CallableLoss, ProblemLoss
 from pybilevel.engine.state import State
+from pybilevel.methods import Reverse
 
 
 class Dynamics:
@@ -43,6 +44,7 @@ class Dynamics:
         )
         self.tape_bytes = self._loss.tape_bytes
         self.gradient_map = GradientMap(self._loss, self._loss.nested)
+        self._first_order = isinstance(call.method, Reverse) and call.method.first_order
         self._optimizer = call.optimizer
         self._keys: list[tuple[str, int | None]] = [(name, None) for name in call.settings]
         self._keys += [(name, i) for name, values in call.elementwise.items() for i in range(len(values))]
@@ -123,9 +125,13 @@ class Dynamics:
         retain: bool = False,
     ) -> tuple[Iterate, Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]]:
         """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call; `retain`: for any."""
-        g, pull = self.gradient_map.linearise(
-            now.w, self.theta_at(theta, t), wanted_theta, Moment(t, now.carried), retain
-        )
+        given = self.theta_at(theta, t)
+        moment = Moment(t, now.carried)
+        if self._first_order:
+            g = self.gradient_map.gradient(now.w, given, moment=moment)
+            pull = _constant([*now.w, *(x for x, need in zip(given, wanted_theta, strict=True) if need)])
+        else:
+            g, pull = self.gradient_map.linearise(now.w, given, wanted_theta, moment, retain)
         with torch.enable_grad():
             state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
             g = [x.detach().requires_grad_() for x in g]
@@ -208,3 +214,9 @@ class Dynamics:
         once = self._loss.inspect(value, leaves)
         if once:
             self.gradient_map.use_forward_mode(f"{', '.join(once)}: once_differentiable")
+
+
+def _constant(inputs: Sequence[Tensor]) -> Pull:
+    """The pullback of an inner gradient that is taken as a constant."""
+    zeros = [x.new_zeros(()).expand_as(x) for x in inputs]
+    return lambda v: zeros

@@ -40,6 +40,8 @@ def reasons(call: Call) -> list[str]:
         found.append(f"the optimizer {call.optimizer.name!r} has no native kernel (need pb.SGD)")
     if not isinstance(call.method, Reverse):
         found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
+    if isinstance(call.method, Reverse) and call.method.first_order:
+        found.append("method=pb.Reverse(first_order=True) has no native kernel (need the exact gradient)")
     if call.batches is not None:
         found.append("batches are given (need every row at every step)")
     if call.callback is not None:

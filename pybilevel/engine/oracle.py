@@ -28,6 +28,7 @@ def unroll(
     start: int = 0,
     truncate: int | None = None,
     batches: Sequence[Any] | None = None,
+    first_order: bool = False,
     **settings: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The final parameters, and the rule's buffers by name, each like w0, after `steps` steps, as graph nodes.
@@ -41,6 +42,7 @@ def unroll(
         start: how many steps were made before.
         truncate: cut the graph before the last `truncate` steps.
         batches: one a step, the last argument of `inner`.
+        first_order: take the inner gradients as constants.
         settings: those of the rule; each a number, a flag, a tensor (), [steps], [*B, 1] or [*B, steps]; or, where
             w0 is a container, a container like it of tensors that broadcast to the parameters.
 
@@ -58,6 +60,7 @@ def unroll(
         loss = inner(*arguments, *([] if batches is None else [batches[t]]))
         gradient = torch.autograd.grad(loss.sum(), w, create_graph=True, materialize_grads=True)
         for i, g in enumerate(gradient):
+            g = g.detach() if first_order else g
             now = {name: _at(value, t, i, w[i]) for name, value in settings.items()}
             w[i], kept[i] = RULES[rule](w[i], g, kept[i], start + t, **now)
     found = {name: pytree.tree_unflatten([one[name] for one in kept], spec) for name in kept[0]}

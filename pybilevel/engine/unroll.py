@@ -49,7 +49,8 @@ def unroll(
             require a gradient get one (those of a list are stacked first). For fused problems: row indices
             [steps, *B, b], int64, and each step's loss is that of those rows, the mean over b. Not fused.
         in_dims: which axes of w0 and hparams are tasks. Not in this version; fused problems take leading dimensions.
-        method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them;
+        method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them,
+            `pb.Reverse(first_order=True)` without second derivatives of the inner loss;
             `pb.Forward()` carries tangents along: memory constant in T, for few hyperparameters;
             `pb.Spectral()` does not step at all: least squares with constant settings only.
         memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes

@@ -18,7 +18,10 @@ class Reverse:
     Args:
         truncate: differentiate the last `truncate` steps only; what lies before gets zeros (Shaban et al. 2019).
             None: all steps.
-        first_order: drop the second derivatives of the inner loss (FOMAML).
+        first_order: take every inner gradient as a constant, so that no second derivative of the inner loss is needed:
+            w0 gets dE/dw_T through the optimizer's own steps (with plain gradient descent, dE/dw_T itself: FOMAML, Finn
+            et al. 2017), settings such as lr get theirs, and what enters through the inner loss alone gets zeros.
+            Time: one gradient a reversed step instead of about three.
     """
 
     truncate: int | None = None
