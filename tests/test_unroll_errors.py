@@ -145,7 +145,6 @@ CASES = {
         "randomness must be one of different, same, error",
     ),
     # later parts
-    "in_dims": (lambda: run(in_dims=(0, None)), NotImplementedError, "in_dims is not in this version"),
     "forward fused": (
         lambda: run(PROBLEM, None, method=Forward(), backend="fused"),
         BackendError,

@@ -14,6 +14,8 @@ from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
+from pybilevel.engine.tasks import Tasks
+from pybilevel.engine.tasks import normalise as normalise_tasks
 from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
@@ -42,7 +44,6 @@ def normalise(
     backend: Backend = "auto",
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
-    _check_later(in_dims=in_dims)
     _check_callback(callback, method)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -55,7 +56,14 @@ def normalise(
     w0 = _initial(inner, w0, state)
     if state is not None:
         state.check(optimizer)
-    settings, elementwise = _settings(inner, w0, steps, optimizer)
+    found = _batches(batches, inner, steps)
+    mapped: Tasks | None = None
+    if in_dims is not None:
+        _check_mappable(inner, in_dims)
+        w0, mapped = normalise_tasks(
+            in_dims, w0, hparams, found, steps=steps, resumed=state is not None, randomness=randomness
+        )
+    settings, elementwise = _settings(inner, w0, mapped, steps, optimizer)
     call = Call(
         inner=inner,
         w0=w0,
@@ -69,18 +77,13 @@ def normalise(
         state=state,
         return_state=bool(return_state),
         backend=backend,
-        batches=_batches(batches, inner, steps),
+        batches=found,
+        mapped=mapped,
         callback=callback,
     )
     if isinstance(method, Spectral):
         spectral.check(call)
     return call
-
-
-def _check_later(**parts: Any) -> None:
-    for name, value in parts.items():
-        if value is not None:
-            raise NotImplementedError(f"{name} is not in this version of unroll: leave it None")
 
 
 def _check_callback(callback: Any, method: Any) -> None:
@@ -101,6 +104,13 @@ def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:
     if isinstance(inner, LinearProblem):
         check_rows(found, inner, steps)
     return found
+
+
+def _check_mappable(inner: Inner, in_dims: Any) -> None:
+    if isinstance(inner, LinearProblem):
+        raise ValueError(
+            f"in_dims is {in_dims!r}, but a fused problem has its tasks on the leading axes of x: leave it None"
+        )
 
 
 def _steps(steps: Any) -> int:
@@ -205,7 +215,7 @@ def _check_pytree_w0(w0: Any) -> None:
 
 
 def _settings(
-    inner: Inner, w0: Any, steps: int, optimizer: Optimizer
+    inner: Inner, w0: Any, mapped: Tasks | None, steps: int, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
     uniform: dict[str, Tensor] = {}
     elementwise: dict[str, tuple[Tensor, ...]] = {}
@@ -213,7 +223,7 @@ def _settings(
         tasks, dtype, device = inner.tasks, inner.dtype, inner.device
     else:
         first = pytree.tree_leaves(w0)[0]
-        tasks, dtype, device = (), first.dtype, first.device
+        tasks, dtype, device = () if mapped is None else (mapped.size,), first.dtype, first.device
     for name, value in optimizer.settings().items():
         if is_elementwise(value, tasks):
             like = inner.initial() if w0 is None and isinstance(inner, LinearProblem) else w0

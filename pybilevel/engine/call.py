@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from pybilevel.engine.batches import Batches
 from pybilevel.engine.callbacks import Callback
 from pybilevel.engine.state import State
+from pybilevel.engine.tasks import Tasks
 from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
 from pybilevel.problems import LinearProblem
@@ -37,6 +38,7 @@ class Call(NamedTuple):
         return_state: whether the caller wants the final state.
         backend: what the caller asked for.
         batches: one mini-batch a step, or None.
+        mapped: the tasks of a callable, which w0 then has on axis 0 of every leaf, or None.
         callback: told every inner step, or None.
     """
 
@@ -53,6 +55,7 @@ class Call(NamedTuple):
     return_state: bool
     backend: Backend
     batches: Batches | None = None
+    mapped: Tasks | None = None
     callback: Callback | None = None
 
     @property
@@ -62,8 +65,10 @@ class Call(NamedTuple):
 
     @property
     def tasks(self) -> tuple[int, ...]:
-        """The leading task dimensions *B; () for callables."""
-        return self.inner.tasks if isinstance(self.inner, LinearProblem) else ()
+        """The leading task dimensions *B; of a callable (B,) if it is mapped over tasks, else ()."""
+        if isinstance(self.inner, LinearProblem):
+            return self.inner.tasks
+        return () if self.mapped is None else (self.mapped.size,)
 
     @property
     def start(self) -> int:

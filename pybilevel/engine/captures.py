@@ -65,7 +65,7 @@ def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device
         generators=tuple(generator for generator, _ in drawn),
         nested=watch.nested,
         relied=Relied([t for t, _ in outside], list(watch.made.values()), _readable(value)),
-        made_bytes=sum(t.nbytes for t in watch.made.values()),
+        made_bytes=watch.made_bytes,
     )
 
 
@@ -181,13 +181,14 @@ class _Watch(TorchFunctionMode):
         self.made: dict[int, Tensor] = {}
         self.outside: dict[int, tuple[Tensor, int]] = {}
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their states at first sight
+        self.made_bytes = 0
         self.statistics: set[int] = set()
         self.nested = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for tensor in _tensors((args, kwargs)):
+        for tensor in filter(_lives, _tensors((args, kwargs))):
             key = id(tensor)
             if key not in self._own and key not in self.made and key not in self.outside:
                 self.outside[key] = (tensor, _version(tensor))
@@ -200,8 +201,11 @@ class _Watch(TorchFunctionMode):
         self.nested |= func is torch.autograd.grad
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
-            if id(tensor) not in self._own and id(tensor) not in self.outside:
+            if not _lives(tensor):
+                self.made_bytes += _whole(tensor).nbytes
+            elif not any(id(tensor) in seen for seen in (self._own, self.outside, self.made)):
                 self.made[id(tensor)] = tensor
+                self.made_bytes += tensor.nbytes
         return result
 
 
@@ -230,6 +234,18 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _version(tensor: Tensor) -> int:
     """How often `tensor` was changed in place; inference tensors do not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _lives(tensor: Tensor) -> bool:
+    """Whether `tensor` is one of its own: no view that torch.vmap makes of a task, which ends with the call."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor of all tasks behind one that torch.vmap made."""
+    while not _lives(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

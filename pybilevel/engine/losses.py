@@ -12,6 +12,7 @@ from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.randomness import Streams
+from pybilevel.engine.tasks import check_batch
 from pybilevel.problems import LinearProblem, ModuleLoss
 
 
@@ -88,7 +89,7 @@ class CallableLoss:
     """loss(w), loss(w, hparams), loss(w, batch) or loss(w, hparams, batch), and the tensors that it captures.
 
     theta is: the floating leaves of hparams, the captured tensors, the learnable leaves of batches. Attributes as
-    those of `ProblemLoss`.
+    those of `ProblemLoss`. With tasks, the loss is mapped over them and summed, so that one gradient serves all.
     """
 
     def __init__(self, call: Call, w: Sequence[Tensor], spec: pytree.TreeSpec) -> None:
@@ -100,6 +101,7 @@ class CallableLoss:
         self._places = [
             i for i, x in enumerate(self._leaves) if isinstance(x, Tensor) and x.is_floating_point()
         ]
+        self._tasks = call.mapped
         self._captured: tuple[Tensor, ...] = ()
         self.streams = Streams()
         self._module_buffers = _start_buffers(call)
@@ -175,24 +177,43 @@ class CallableLoss:
         return dict(zip(self._module_buffers, carried[len(self.streams) :], strict=True))
 
     def _evaluate(self, w: Tensors, hparams: Tensors, parts: Tensors, moment: Moment) -> Tensor:
-        before = moment.before or self.carried
+        """The loss, summed over tasks, with the draws and buffers of the moment; leaves there what comes after."""
         self.streams.write(moment.before[: len(self.streams)])
+        buffers = (moment.before or self.carried)[len(self.streams) :]
+        leaves = list(self._leaves)
+        for i, leaf in zip(self._places, hparams, strict=True):
+            leaves[i] = leaf
+        batch = None if self._batches is None else self._batches.at(moment.t, parts)
+        if self._tasks is None:
+            value, after = self._one(w, leaves, batch, buffers)
+        else:
+            if self._batches is not None and self._batches.lazy:
+                check_batch(batch, self._tasks.size, moment.t)
+            values, after = self._tasks.map(self._one, w, leaves, batch, buffers)
+            value = values.sum()
+        moment.after = (*self.streams.read(), *after)
+        return value
+
+    def _one(
+        self, w: Sequence[Tensor], leaves: list[Any], batch: Any, buffers: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss (of one task, where there are tasks), and the buffers of its module afterwards."""
         arguments: list[Any] = [pytree.tree_unflatten(w, self._spec)]
         if not self._no_hparams:
-            leaves = list(self._leaves)
-            for i, value in zip(self._places, hparams, strict=True):
-                leaves[i] = value
             arguments.append(pytree.tree_unflatten(leaves, self._hspec))
         if self._batches is not None:
-            arguments.append(self._batches.at(moment.t, parts))
-        if not self._module_buffers:
+            arguments.append(batch)
+        after: dict[str, Tensor] = {}
+        if self._module_buffers:
+            assert isinstance(self._inner, ModuleLoss)
+            named = dict(zip(self._module_buffers, buffers, strict=True))
+            value, after = self._inner.run(arguments[0], named, *arguments[1:])
+        else:
             value = self._inner(*arguments)
-            moment.after = self.streams.read()
-            return value
-        assert isinstance(self._inner, ModuleLoss)
-        value, after = self._inner.run(arguments[0], self.module_buffers(before), *arguments[1:])
-        moment.after = (*self.streams.read(), *after.values())
-        return value
+        if self._tasks is not None:
+            _check_value(value)
+            value = value.reshape(())
+        return value, list(after.values())
 
 
 def _start_buffers(call: Call) -> dict[str, Tensor]:
@@ -204,6 +225,8 @@ def _start_buffers(call: Call) -> dict[str, Tensor]:
             f"state has the buffers {', '.join(found)} but the module of inner {', '.join(own)}: go on with the same "
             "module, or pass w0=state.w"
         )
+    if call.mapped is not None and not found:
+        own = {name: buffer.expand(call.mapped.size, *buffer.shape) for name, buffer in own.items()}
     return {name: found.get(name, buffer).detach().clone() for name, buffer in own.items()}
 
 

@@ -48,7 +48,11 @@ def unroll(
             every call. The backward asks for them again, so iterators and data loaders raise. Tensors in them that
             require a gradient get one (those of a list are stacked first). For fused problems: row indices
             [steps, *B, b], int64, and each step's loss is that of those rows, the mean over b. Not fused.
-        in_dims: which axes of w0 and hparams are tasks. Not in this version; fused problems take leading dimensions.
+        in_dims: tasks, for callables (fused problems take leading dimensions): a pair (of w0, of hparams) with
+            torch.vmap's meaning, an axis or None, or containers of these. `inner` is written for one task and mapped
+            over B. Leaves of w0 without an axis are shared at the start; w_T has the tasks on axis 0, and so must the
+            tensors of every batch: [steps, B, ...]. B comes from the first that has it. Settings are as for fused
+            problems with *B = (B,), and those with a value a parameter [B, ...]. With a state, its w has the axis 0.
         method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them,
             `pb.Reverse(first_order=True)` without second derivatives of the inner loss;
             `pb.Forward()` carries tangents along: memory constant in T, for few hyperparameters;
