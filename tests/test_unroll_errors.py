@@ -107,6 +107,10 @@ CASES = {
     "truncate float": (lambda: Reverse(truncate=1.5), TypeError, "truncate must be an int or None, got 1.5"),
     "solver": (lambda: Implicit(solver="qr"), ValueError, "solver must be one of cg, .* got 'qr'"),
     "max_iter": (lambda: Implicit(max_iter=0), ValueError, "max_iter must be >= 1, got 0"),
+    "max_iter float": (lambda: Implicit(max_iter=1.5), TypeError, "max_iter must be an int, got 1.5"),
+    "tol": (lambda: Implicit(tol=-1.0), ValueError, "tol must be finite and >= 0, got -1"),
+    "tol tensor": (lambda: Implicit(tol=torch.ones(())), TypeError, "tol must be a number"),
+    "damping": (lambda: Implicit(damping=float("nan")), ValueError, "damping must be finite and >= 0"),
     # memory
     "memory string": (lambda: run(memory="lots"), ValueError, "memory must be \"auto\".* got 'lots'"),
     "memory negative": (lambda: run(memory=-1), ValueError, "memory must be .* got -1"),
@@ -161,7 +165,31 @@ CASES = {
         "callback must be a function of pb.InnerStep or a pb.Recorder",
     ),
     "callback class": (lambda: run(callback=Recorder), TypeError, r"a pb.Recorder\(\), got <class"),
-    "implicit": (lambda: run(method=Implicit()), NotImplementedError, "pb.Implicit is not in this version"),
+    "implicit batches": (
+        lambda: run(lambda w, b: (w * b).sum(), batches=torch.ones(3, 4), method=Implicit()),
+        ValueError,
+        "batches is given, but .* one problem: train with batches .* steps=0",
+    ),
+    "implicit decay": (
+        lambda: run(optimizer=SGD(0.1, weight_decay=0.1), method=Implicit()),
+        ValueError,
+        "optimizer has a weight_decay.*put the penalty into inner .*fixed_point",
+    ),
+    "implicit no step": (
+        lambda: run(steps=0, optimizer=SGD(torch.ones(0)), method=Implicit("fixed_point")),
+        ValueError,
+        "lr has no value for any of 0 steps",
+    ),
+    "implicit random": (
+        lambda: run(lambda w: torch.nn.functional.dropout(w).sum(), method=Implicit()),
+        ValueError,
+        r"draws random numbers .* no problem .* call .eval\(\)",
+    ),
+    "implicit fused": (
+        lambda: run(PROBLEM, None, method=Implicit(), backend="fused"),
+        BackendError,
+        "method 'implicit' has no native kernel",
+    ),
     "spectral": (
         lambda: run(method=Spectral()),
         ValueError,

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.checks import LOW_PRECISION, check_floating
-from pybilevel.engine import spectral
+from pybilevel.engine import implicit, spectral
 from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
 from pybilevel.engine.tasks import Tasks
 from pybilevel.engine.tasks import normalise as normalise_tasks
-from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
+from pybilevel.methods import Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
 from pybilevel.problems import LinearProblem
@@ -83,6 +83,8 @@ def normalise(
     )
     if isinstance(method, Spectral):
         spectral.check(call)
+    if isinstance(method, Implicit):
+        implicit.check(call)
     return call
 
 
@@ -126,15 +128,8 @@ def _steps(steps: Any) -> int:
 
 
 def _check_method(method: Any) -> None:
-    if isinstance(method, Reverse):
-        return
-    if isinstance(method, Spectral | Forward):
-        return  # `spectral.check` looks at the rest of the call
-    elif isinstance(method, Method):
-        raise NotImplementedError(
-            f"pb.{type(method).__name__} is not in this version: use method=pb.Reverse()"
-        )
-    else:
+    # `spectral.check` and `implicit.check` look at the rest of the call
+    if not isinstance(method, Method):
         raise TypeError(f"method must be a method such as pb.Reverse(), got {method!r}")
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from pybilevel.engine import forward, fused, generic, spectral
+from pybilevel.engine import forward, fused, generic, implicit, spectral
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import schedule_for
-from pybilevel.methods import Forward, Spectral
+from pybilevel.methods import Forward, Implicit, Spectral
 from pybilevel.schedules import plan_bytes
 
 
@@ -20,6 +20,8 @@ def explain_call(call: Call) -> Explanation:
     reasons = fused.against(call)
     if isinstance(call.method, Forward):
         return forward.describe(call, reasons)
+    if isinstance(call.method, Implicit):
+        return implicit.describe(call, reasons)
     return describe_generic(call, reasons) if reasons else fused.describe(call)
 
 

@@ -18,5 +18,14 @@ def forward_half(call: Call) -> tuple[Any, State]:
 
 def in_reverse_mode(call: Call) -> tuple[Any, State]:
     """The call with method=pb.Reverse(), whatever its own."""
-    plain = call._replace(method=Reverse(), memory="auto")
+    plain = _plain(call)
     return generic.run(plain) if fused.against(plain) else fused.run(plain)
+
+
+def runs_fused(call: Call) -> bool:
+    """Whether `forward_half` runs a call in the fused kernels."""
+    return not fused.against(_plain(call))
+
+
+def _plain(call: Call) -> Call:
+    return call._replace(method=Reverse(), memory="auto")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pybilevel.engine import forward, fused, generic, spectral
+from pybilevel.engine import forward, fused, generic, implicit, spectral
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner
 from pybilevel.engine.state import State
-from pybilevel.methods import Forward, Method, Reverse, Spectral
+from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
 
@@ -55,7 +55,8 @@ def unroll(
             problems with *B = (B,), and those with a value a parameter [B, ...]. With a state, its w has the axis 0.
         method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them,
             `pb.Reverse(first_order=True)` without second derivatives of the inner loss;
-            `pb.Forward()` carries tangents along: memory constant in T, for few hyperparameters;
+            `pb.Forward()` carries tangents along: memory constant in T, for few hyperparameters; `pb.Implicit()`
+            differentiates the solution that training approaches, at w_T alone (w0 gets zeros);
             `pb.Spectral()` does not step at all: least squares with constant settings only.
         memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes
             or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
@@ -115,7 +116,6 @@ def dispatch(call: Call) -> tuple[Any, State]:
     if isinstance(call.method, Spectral) and call.steps:
         run = spectral.run
     else:
-        run = generic.run if fused.against(call) else fused.run
-    if isinstance(call.method, Forward):
-        run = forward.run
+        otherwise = {Forward: forward.run, Implicit: implicit.run}.get(type(call.method), generic.run)
+        run = otherwise if fused.against(call) else fused.run
     return run(call)

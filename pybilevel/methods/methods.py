@@ -7,6 +7,8 @@ holds every one of `Method` to, or that of the solution which they approach.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pybilevel.checks import check_range, is_number
+
 Solver = Literal["cg", "normal_cg", "neumann", "fixed_point"]
 SOLVERS: tuple[str, ...] = ("cg", "normal_cg", "neumann", "fixed_point")
 
@@ -63,13 +65,40 @@ class Forward:
 
 @dataclass(frozen=True)
 class Implicit:
-    """Implicit differentiation at the final iterate (Pedregosa 2016; Lorraine et al. 2020).
+    """Implicit differentiation at the final iterate: the derivative of the solution that training approaches.
+
+        dL/dw (w*, theta) = 0,   (H + damping) q = dE/dw*,   dE/dtheta = -(d2L/dtheta dw) q
+
+    Right as far as w_T solves the inner problem; neither T nor the optimizer matters. hparams, captured tensors and
+    the tensors of a problem get gradients, w0 and the settings zeros. `steps=0` makes a w0 that was found by other
+    means a differentiable solution: `pb.unroll(inner, w, hparams, steps=0, optimizer=..., method=pb.Implicit())`.
 
     Args:
-        solver: how the linear system is solved.
-        max_iter: iterations of the solver at most.
-        tol: relative residual at which it stops.
-        damping: added to the diagonal of the system.
+        solver: "cg": conjugate gradients, where the Hessian H of the inner loss is positive definite. "normal_cg": on
+            H^2, also where H is indefinite; twice the cost an iteration. "neumann": a Neumann series, with the step
+            1 / |H| of a power iteration. "fixed_point": for w* = Phi(w*, theta) with the last step Phi of the
+            optimizer, its buffers included: q <- J^T q + dE/dw*, which converges where training does, at its rate;
+            weight decay is allowed, and settings get the derivative of the fixed point in them.
+        max_iter: iterations of the solver at most, >= 1.
+        tol: relative residual |dE/dw* - (H + damping) q| / |dE/dw*| at which it stops, >= 0.
+        damping: added to the diagonal of the system, >= 0.
+
+    The tasks of a fused problem are independent systems, solved together with one step length a task each.
+
+    The backward fills `state.info` of `return_state=True`: "residual" [*B] (computed from the result), "iterations",
+    "converged" (residual <= 2 tol), "stopped" ("converged", "max_iter", or "curvature" where cg met a direction in
+    which H is not positive), "stationarity" [*B] (the norm of dL/dw at w_T; of Phi(w_T) - w_T), "solution" (q) and
+    "solver". A system that is not solved is reported there and nowhere else. The next call with `state=` starts from
+    that q (warm start).
+
+    Time: T steps forward (in the fused kernels where they can), one product with H an iteration. Memory: one step's
+    graph, which all products share, and a few vectors like w; `memory` has no effect.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; of `unroll`: batches, a random inner loss, and a
+            weight decay of the optimizer except for "fixed_point".
+
+    Source: Pedregosa 2016; Lorraine et al. 2020; Grazzi et al. 2020.
     """
 
     solver: Solver = "cg"
@@ -82,8 +111,14 @@ class Implicit:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if not isinstance(self.max_iter, int) or isinstance(self.max_iter, bool):
+            raise TypeError(f"max_iter must be an int, got {self.max_iter!r}: write int(max_iter)")
         if self.max_iter < 1:
             raise ValueError(f"max_iter must be >= 1, got {self.max_iter}")
+        for name, value in (("tol", self.tol), ("damping", self.damping)):
+            if not is_number(value):
+                raise TypeError(f"{name} must be a number, got {value!r}: write float({name})")
+            check_range(name, value)
 
 
 @dataclass(frozen=True)

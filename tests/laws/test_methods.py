@@ -1,6 +1,6 @@
 """The laws of methods, over all of `Method` and every inner optimizer: a new method is tested by being one of them."""
 
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -85,3 +85,68 @@ def test_no_tasks_is_no_error(method):
     w = pb.unroll(inner, steps=3, optimizer=pb.SGD(0.1), method=method())
     w.sum().backward()
     assert w.shape == (0, 5, 2) and x.grad.shape == x.shape
+
+
+# ------------------------------------------------------------------------------------------------ of the solution
+
+APPROACHING = [method for method in get_args(Method) if not method.exact]
+SOLUTIONS = [
+    (method, solver)
+    for method in APPROACHING
+    for solver in get_args(get_type_hints(method).get("solver", ""))
+]
+TRAINERS = {
+    "descent": lambda lr: pb.SGD(0.25 * lr),
+    "momentum": lambda lr: pb.SGD(0.2 * lr, momentum=0.6),
+    "adagrad": lambda lr: pb.Adagrad(lr),
+}
+"""Optimizers that solve the problem below to rounding within 2000 steps."""
+
+
+def solved(problem):
+    """The minimum of least squares as a differentiable function of its tensors: the normal equations."""
+    x, s = problem.x, problem.weights.unsqueeze(-1) / problem.n
+    x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    ridge = problem.l2 * torch.diag(torch.tensor([1.0] * problem.d + [0.0], dtype=x.dtype))
+    return torch.linalg.solve(x.mT @ (s * x) + ridge, x.mT @ (s * problem.y))
+
+
+@pytest.mark.parametrize("tasks", [(), (2, 2), (0,)], ids=str)
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("method, solver", SOLUTIONS, ids=names)
+def test_the_derivative_of_the_solution(method, solver, trainer, tasks):
+    inputs = {
+        "x": leaf(*tasks, 9, 3),
+        "y": leaf(*tasks, 9, 2),
+        "weights": leaf(*tasks, 9, low=0.3),
+        "l2": leaf(low=0.3),
+    }
+    problem, w0 = pb.LeastSquares(**inputs), leaf(*tasks, 4, 2)
+    lr = torch.ones((), dtype=torch.float64, requires_grad=True)
+    chosen = method(solver=solver, max_iter=3000, tol=1e-12)
+    w = pb.unroll(problem, w0, steps=2000, optimizer=TRAINERS[trainer](lr), method=chosen)
+    assert_same(w, solved(problem), inputs)
+    of_start, of_rate = torch.autograd.grad(w.sin().sum(), [w0, lr])
+    assert torch.equal(of_start, torch.zeros_like(w0)) and of_rate.abs() < 1e-8
+
+
+@pytest.mark.parametrize("method, solver", SOLUTIONS, ids=names)
+def test_a_solution_found_by_other_means(method, solver):
+    """On a callable, with a captured tensor: w0 is the solution, and no step is made."""
+    a, b, c = leaf(3, 3), leaf(3), leaf(low=1.0)
+
+    def inner(w, h):
+        return 0.5 * ((h["a"] @ w["w"]).square().sum() + c * w["w"].square().sum()) - h["b"].dot(w["w"])
+
+    exact = {"w": torch.linalg.solve(a.T @ a + c * torch.eye(3).double(), b)}
+    w0 = {"w": exact["w"].detach()}
+    w = pb.unroll(
+        inner,
+        w0,
+        {"a": a, "b": b},
+        steps=0,
+        optimizer=pb.SGD(0.05),
+        method=method(solver=solver, max_iter=3000, tol=1e-12),
+    )
+    assert torch.equal(w["w"], w0["w"])
+    assert_same(w, exact, {"a": a, "b": b, "c": c})
