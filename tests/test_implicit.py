@@ -258,3 +258,25 @@ def test_explain_says_what_it_costs():
     assert "fused kernels" in explained.regime and "at most 7 iterations of normal_cg" in explained.regime
     assert explained.flops > 14 * 4 * 6 * 4 * 3 and explained.slots == 0
     assert "torch operations" in pb.explain(pb.unroll, inner, backend="generic", **options).regime
+
+
+def test_callbacks_see_the_forward_half_and_may_end_it():
+    h, seen = B.clone().requires_grad_(), []
+
+    def callback(step):
+        seen.append(step.step)
+        return len(seen) == 150
+
+    w, state = pb.unroll(
+        quadratic(),
+        torch.zeros(3).double(),
+        h,
+        steps=1000,
+        optimizer=pb.SGD(torch.linspace(0.1, 0.2, 1000)),
+        method=pb.Implicit("fixed_point", max_iter=1000, tol=1e-10),
+        callback=callback,
+        return_state=True,
+    )
+    w.sum().backward()
+    assert state.step == len(seen) == 150
+    assert torch.allclose(h.grad, torch.linalg.solve(H, torch.ones(3).double()), rtol=1e-6)

@@ -44,7 +44,7 @@ def normalise(
     backend: Backend = "auto",
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
-    _check_callback(callback, method)
+    _check_callback(callback)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if randomness not in RANDOMNESS:
@@ -88,15 +88,11 @@ def normalise(
     return call
 
 
-def _check_callback(callback: Any, method: Any) -> None:
+def _check_callback(callback: Any) -> None:
     if callback is None:
         return
     if isinstance(callback, type) or not callable(callback):
         raise TypeError(f"callback must be a function of pb.InnerStep or a pb.Recorder(), got {callback!r}")
-    if isinstance(method, Implicit):
-        raise NotImplementedError(
-            f"callback with method={method!r} is not in this version: use pb.Reverse(), or leave callback None"
-        )
 
 
 def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:

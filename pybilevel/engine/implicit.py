@@ -123,7 +123,7 @@ class Adjoint:
         assert isinstance(call.method, Implicit)
         self._method = call.method
         self._lead = len(call.tasks)
-        self._t = max(call.steps - 1, 0)
+        self._t = max(state.step - call.start - 1, 0)
         self.dynamics = Dynamics(call)
         if len(self.dynamics.streams):
             raise ValueError(
