@@ -197,7 +197,7 @@ class _Watch(TorchFunctionMode):
                 self.generators[id(value)] = (value, value.get_state())
         if (kwargs or {}).get(_STATISTICS.get(func, "")):
             running = (*args[1:3], (kwargs or {}).get("running_mean"), (kwargs or {}).get("running_var"))
-            self.statistics |= {id(x) for x in running if x is not None}
+            self.statistics |= {id(x) for x in running} & self.outside.keys()
         self.nested |= func is torch.autograd.grad
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
