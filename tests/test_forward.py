@@ -331,3 +331,48 @@ def test_an_input_whose_graph_was_freed_is_named():
             w.sum().backward()
     with pytest.raises(RuntimeError, match=r"theta\[0\], of shape \[\], .* freed its graph"):
         w.sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------ tasks of a callable
+
+
+def regression(w, h):
+    return (h["x"] @ w["w"] - h["y"]).square().mean() + h["l2"].exp() * w["w"].square().sum()
+
+
+@pytest.mark.parametrize("optimizer", [pb.SGD, pb.Adam])
+def test_tasks_of_a_callable(optimizer):
+    """A shared w0, hparams of each task on axis 0 and 1, shared ones, and rates of each task."""
+    w0, h = {"w": leaf(3)}, {"x": leaf(4, 5, 3), "y": leaf(5, 4), "l2": leaf()}
+    lr = leaf(4, 1, low=0.01)
+    in_dims = (None, {"x": 0, "y": 1, "l2": None})
+    inputs = {"w0": w0["w"], **h, "lr": lr}
+    assert_is_reverse(regression, w0, h, inputs, optimizer=optimizer(lr / 10), in_dims=in_dims)
+    explained = pb.explain(
+        pb.unroll,
+        regression,
+        w0,
+        h,
+        steps=STEPS,
+        optimizer=optimizer(lr / 10),
+        in_dims=in_dims,
+        method=pb.Forward(),
+    )
+    # w0 and x, y is seen whole since its tasks are not in front, l2, and one rate a task
+    assert explained.tangents == 3 + 5 * 3 + 5 * 4 + 1 + 1
+
+
+def test_a_tensor_that_is_a_task_s_here_and_everybody_s_there():
+    w0, h = leaf(4, 3), leaf(4, 3)
+
+    def inner(w, mine):
+        return (w * mine).cos().sum() + (h.sum() * w).sin().sum() + (w - w0.mean(0)).square().sum()
+
+    assert_is_reverse(inner, w0, h, {"w0": w0, "h": h}, in_dims=(0, 0))
+
+
+def test_a_rate_for_each_parameter_where_tasks_are_as_many_as_steps():
+    x, w0 = leaf(STEPS, 5, 3), leaf(STEPS, 4, 3)
+    inner = pb.SoftmaxRegression(x, torch.arange(5).expand(STEPS, 5) % 3)
+    lr = leaf(STEPS, STEPS, 4, 3, low=0.1)
+    assert_is_reverse(inner, w0, None, {"x": x, "w0": w0, "lr": lr}, optimizer=pb.SGD(lr), backend="generic")

@@ -280,3 +280,31 @@ def test_callbacks_see_the_forward_half_and_may_end_it():
     w.sum().backward()
     assert state.step == len(seen) == 150
     assert torch.allclose(h.grad, torch.linalg.solve(H, torch.ones(3).double()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_tasks_of_a_callable(solver):
+    x, y, l2 = leaf(4, 6, 3), leaf(4, 6), leaf(low=0.3)
+
+    def inner(w, h):
+        return 0.5 * (h[0] @ w - h[1]).square().mean() + 0.5 * l2 * w.square().sum()
+
+    w, state = pb.unroll(
+        inner,
+        torch.zeros(3).double(),
+        (x, y),
+        steps=1500,
+        in_dims=(None, 0),
+        optimizer=pb.SGD(0.3),
+        method=pb.Implicit(solver, max_iter=2000, tol=1e-12),
+        return_state=True,
+    )
+    matrix = x.mT @ x / 6 + l2 * torch.eye(3).double()
+    exact = torch.linalg.solve(matrix, (x.mT @ y.unsqueeze(-1) / 6)).squeeze(-1)
+    assert_matches(w, exact)
+    found = torch.autograd.grad(w.sin().sum(), [x, y, l2])
+    for a, b in zip(found, torch.autograd.grad(exact.sin().sum(), [x, y, l2]), strict=True):
+        assert_matches(a, b)
+    assert state.info["converged"] and state.info["residual"].shape == (
+        () if solver == "fixed_point" else (4,)
+    )

@@ -9,13 +9,14 @@ optimizer's step `vmap(jvp(step))`.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
+from pybilevel.engine.directions import Directions, Rows, carries, directions
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
@@ -24,14 +25,10 @@ from pybilevel.engine.iterate import Iterate, Moment
 from pybilevel.engine.one_way import in_reverse_mode
 from pybilevel.engine.state import State
 from pybilevel.engine.step_tangents import push_step
-from pybilevel.engine.tangents import Block, Tangents, same_variable
+from pybilevel.engine.tangents import Tangents
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
-from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from pybilevel.schedules import format_bytes
-
-ELEMENTWISE = (SGD, Adam, AdamW, RMSprop, Adagrad)
-"""Optimizers whose step mixes no two numbers of a parameter, so that tasks stay apart."""
 
 STEP_TAPE, TANGENT_TAPE = 0.45, 0.4
 """What one step's graph, and one tangent on its way through it, hold at the peak, in `tape_bytes`; the most that was
@@ -49,10 +46,10 @@ def run(call: Call) -> tuple[Any, State]:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("pb.Forward takes gradients, which torch.inference_mode forbids: use no_grad")
     dynamics = Dynamics(call)
-    tangents = start(call, dynamics)
-    if not torch.is_grad_enabled() or not tangents.blocks:
+    found = directions(call, dynamics)
+    if not torch.is_grad_enabled() or not found.tangents.blocks:
         return in_reverse_mode(call)
-    sweep = Sweep(call, dynamics, tangents)
+    sweep = Sweep(call, dynamics, found)
     with dynamics.streams.forward():
         last, tangents = sweep.run()
     dynamics.streams.check()
@@ -64,33 +61,10 @@ def run(call: Call) -> tuple[Any, State]:
     return w, replace(state, tangents=tangents)
 
 
-def start(call: Call, dynamics: Dynamics) -> Tangents:
-    """The tangents at w0: those of the state, where there are any, and the directions of every other wanted input."""
-    flat = dynamics.start.flat()
-    inputs = _inputs(dynamics)
-    before = None if call.state is None else call.state.tangents
-    if before is None:
-        states = [f"w0[{i}]" for i in range(len(dynamics.start.w))]
-        states += [f"buffers[{i}]" for i in range(len(flat) - len(states))]
-        first = {name: x for name, x in zip(states, flat, strict=True) if x.requires_grad}
-        before = Tangents((), tuple(x.new_zeros((0, *x.shape)) if _carries(x) else None for x in flat))
-    else:
-        first = {}
-        before = before.bound_to(inputs)
-    blocks = list(before.blocks)
-    for name, x in (first | inputs).items():
-        mine = [i for i, b in enumerate(blocks) if b.source is not None and same_variable(b.source, x)]
-        if mine:
-            blocks[mine[0]] = Block(blocks[mine[0]].name, tuple(x.shape), blocks[mine[0]].lead, x)
-        elif x.requires_grad:
-            blocks.append(Block(name, tuple(x.shape), _lead(call, x), x))
-    return Tangents(tuple(blocks), before.values)
-
-
 def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
     """How forward mode would run a call."""
     dynamics = Dynamics(call)
-    sweep = Sweep(call, dynamics, start(call, dynamics))
+    sweep = Sweep(call, dynamics, directions(call, dynamics))
     count = sweep.count
     with dynamics.streams.undisturbed():
         step, push = sweep.flops() if call.steps else (0, 0)
@@ -110,14 +84,6 @@ def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
     )
 
 
-class Place(NamedTuple):
-    """Rows first..last-1 of the tangents belong to this block."""
-
-    block: Block
-    first: int
-    last: int
-
-
 class Sweep:
     """Iterate and tangents from w0 to w_T.
 
@@ -128,21 +94,15 @@ class Sweep:
         peak_bytes: an estimate of what it holds at the peak, the results included.
     """
 
-    def __init__(self, call: Call, dynamics: Dynamics, tangents: Tangents) -> None:
-        self._call, self._dynamics, self._tangents = call, dynamics, tangents
+    def __init__(self, call: Call, dynamics: Dynamics, found: Directions) -> None:
+        self._call, self._dynamics, self._directions = call, dynamics, found
         self._theta = [x.detach() for x in dynamics.theta]
         self._settings = [x.detach() for x in dynamics.settings]
         self.steps = call.steps
-        self.count = tangents.count
-        self._old = 0 if tangents.values[0] is None else len(tangents.values[0])
-        self._places: list[Place] = []
-        first = 0
-        for block in tangents.blocks:
-            self._places.append(Place(block, first, first + block.count))
-            first += block.count
-        self._of_theta = [self._place(x) for x in dynamics.theta]
-        self._of_settings = [self._place(x) for x in dynamics.settings]
-        self._wanted = [place is not None for place in self._of_theta]
+        self.count = found.tangents.count
+        self._of_theta = [found.rows.get(f"theta[{i}]") for i in range(len(self._theta))]
+        self._of_settings = [found.rows.get(f"settings[{i}]") for i in range(len(self._settings))]
+        self._wanted = [rows is not None for rows in self._of_theta]
         self.chunk, self.peak_bytes = self._budget()
 
     def run(self) -> tuple[Iterate, Tangents]:
@@ -157,7 +117,7 @@ class Sweep:
                     break
         if not self._call.steps:
             now = Iterate.like(now, [x.clone() for x in now.flat()])
-        return now, Tangents(self._tangents.blocks, tuple(values))
+        return now, Tangents(self._directions.tangents.blocks, tuple(values))
 
     def flops(self) -> tuple[int, int]:
         """Operations of one step and of one tangent through it (products and convolutions, as torch counts them)."""
@@ -172,13 +132,10 @@ class Sweep:
             push([torch.zeros_like(x)[None] for x in moving])
         return step.total, pushed.total
 
-    def _place(self, x: Tensor) -> Place | None:
-        return next((place for place in self._places if place.block.source is x), None)
-
     def _budget(self) -> tuple[int, int]:
         """The chunk that memory allows, and the bytes at the peak with it."""
         flat = self._dynamics.start.flat()
-        one = sum(x.nbytes for x in flat if _carries(x))
+        one = sum(x.nbytes for x in flat if carries(x))
         seeds = sum(x.nbytes for x, need in zip(self._theta, self._wanted, strict=True) if need)
         tape = self._dynamics.tape_bytes
         each = int(TANGENT_TAPE * tape) + 3 * one + seeds
@@ -201,17 +158,19 @@ class Sweep:
     def _start_values(self, now: Iterate) -> list[Tensor | None]:
         """[P, *shape] for each tensor of the iterate: what the state brought, seeds of w0, and zeros."""
         values: list[Tensor | None] = []
-        for x, old in zip(now.flat(), self._tangents.values, strict=True):
+        for x, old in zip(now.flat(), self._directions.tangents.values, strict=True):
             if old is None:
                 values.append(None)
                 continue
             value = x.new_zeros((self.count, *x.shape))
             value[: len(old)] = old
             values.append(value)
-        for block, first, last in self._places:
-            for x, mine in zip(self._dynamics.start.flat(), values, strict=True):
-                if block.source is x and mine is not None and first >= self._old:
-                    mine[first:last] = block.seeds(0, block.count, x)
+        names = [f"w0[{i}]" for i in range(len(now.w))]
+        names += [f"buffers[{i}]" for i in range(len(values) - len(names))]
+        for name, x, mine in zip(names, now.flat(), values, strict=True):
+            rows = self._directions.rows.get(name)
+            if rows is not None and mine is not None:
+                mine[rows.first : rows.last] = rows.block.seeds(0, rows.block.count, x)
         return values
 
     def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> tuple[Iterate, bool]:
@@ -227,14 +186,14 @@ class Sweep:
             b = min(a + self.chunk, self.count)
             dots = [None if value is None else value[a:b] for value in values]
             theta_dots = [
-                self._seeds(place, x, a, b, partial(dynamics.place_theta, i, t))
-                for i, (place, x) in enumerate(zip(self._of_theta, self._theta, strict=True))
-                if place is not None
+                self._seeds(rows, x, a, b, partial(dynamics.place_theta, i, t))
+                for i, (rows, x) in enumerate(zip(self._of_theta, self._theta, strict=True))
+                if rows is not None
             ]
             g_dots = push([*dots[: len(now.w)], *theta_dots])
             setting_dots = [
-                self._seeds(place, x, a, b, partial(dynamics.place, i, t))
-                for i, (place, x) in enumerate(zip(self._of_settings, self._settings, strict=True))
+                self._seeds(rows, x, a, b, partial(dynamics.place, i, t))
+                for i, (rows, x) in enumerate(zip(self._of_settings, self._settings, strict=True))
             ]
             found = push_step(dynamics, now, g, settings, dots, g_dots, setting_dots)
             for value, new in zip(values, found, strict=True):
@@ -245,13 +204,13 @@ class Sweep:
         return after, stop
 
     def _seeds(
-        self, place: Place | None, x: Tensor, a: int, b: int, part: Callable[[Tensor], Tensor]
+        self, rows: Rows | None, x: Tensor, a: int, b: int, part: Callable[[Tensor], Tensor]
     ) -> Tensor | None:
         """The tangents a..b-1 of the part of an input that a step uses; None where all are zero."""
-        if place is None or b <= place.first or place.last <= a:
+        if rows is None or b <= rows.first or rows.last <= a:
             return None
-        low, high = max(a, place.first), min(b, place.last)
-        seeds = place.block.seeds(low - place.first, high - place.first, x)
+        low, high = max(a, rows.first), min(b, rows.last)
+        seeds = rows.block.seeds(low - rows.first, high - rows.first, x)
         if high - low < b - a:
             whole = x.new_zeros((b - a, *x.shape))
             whole[low - a : high - a] = seeds
@@ -265,7 +224,7 @@ class _Tangent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tangents: Tangents, last: list[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
         ctx.tangents = tangents
-        ctx.mark_non_differentiable(*(x for x in last if not _carries(x)))
+        ctx.mark_non_differentiable(*(x for x in last if not carries(x)))
         return tuple(last)
 
     @staticmethod
@@ -275,21 +234,3 @@ class _Tangent(torch.autograd.Function):
         if torch.is_grad_enabled():
             found = once(found, [x for x in bars if x.requires_grad])
         return None, None, *found
-
-
-def _inputs(dynamics: Dynamics) -> dict[str, Tensor]:
-    names = [f"theta[{i}]" for i in range(len(dynamics.theta))]
-    names += [f"settings[{i}]" for i in range(len(dynamics.settings))]
-    return dict(zip(names, [*dynamics.theta, *dynamics.settings], strict=True))
-
-
-def _carries(x: Tensor) -> bool:
-    """Whether a tensor of the iterate has tangents."""
-    return x.is_floating_point()
-
-
-def _lead(call: Call, x: Tensor) -> int:
-    """How many leading task axes of an input are seeded together: those of a fused problem, whose tasks never meet."""
-    lead = len(call.tasks)
-    apart = call.problem is not None and isinstance(call.optimizer, ELEMENTWISE)
-    return lead if apart and x.shape[:lead] == call.tasks else 0

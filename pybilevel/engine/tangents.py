@@ -34,6 +34,10 @@ class Block:
         """The number of directions."""
         return prod(self.shape[self.lead :])
 
+    def of(self, source: Tensor) -> "Block":
+        """The same directions, of the same variable under another name."""
+        return replace(self, source=source)
+
     def seeds(self, first: int, last: int, like: Tensor) -> Tensor:
         """The directions first..last-1 as tangents of the input: [last - first, *shape]."""
         rows = torch.arange(first, last, device=like.device)
