@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/dispatch.hpp"
+#include "driver/any_optimizer.hpp"
 #include "driver/linear_variant.hpp"
 
 namespace py = pybind11;
@@ -15,16 +16,37 @@ void bind_plans(py::module_& m);  // module_plans.cpp
 
 namespace {
 
-/// {"problems": [(loss, coordinates), ...], "optimizers": [name, ...]}: what registry.def makes, in its order.
+/// What a header tells of its optimizer: {"settings": [name or "", ...], "flags": [...], "buffers": [(name, needs), ...], "linear"}.
+py::dict describe(const OptimizerInfo& row) {
+  py::list settings, flags, buffers;
+  for (const auto name : row.settings) settings.append(name);
+  for (const auto name : row.flags) {
+    if (!name.empty()) flags.append(name);
+  }
+  for (const BufferInfo& buffer : row.buffers) {
+    if (!buffer.name.empty()) buffers.append(py::make_tuple(buffer.name, buffer.needs));
+  }
+  py::dict told;
+  told["settings"] = settings;
+  told["flags"] = flags;
+  told["buffers"] = buffers;
+  told["linear"] = row.linear;
+  return told;
+}
+
+/// {"problems": [(loss, coordinates), ...], "optimizers": {name: description, ...}}: what registry.def makes, in its order.
 py::dict registry() {
-  py::list problems, optimizers;
+  py::list problems;
+  py::dict optimizers;
   for (std::size_t loss = 0; loss < std::size(kLosses); ++loss) {
     for (std::size_t i = 0; i < std::size(kCoordinates); ++i) {
       if (!fit(static_cast<LinearLoss>(loss), static_cast<Coordinates>(i))) continue;
       problems.append(py::make_tuple(kLosses[loss], kCoordinates[i]));
     }
   }
-  for (const auto optimizer : kOptimizers) optimizers.append(optimizer);
+  for (std::size_t i = 0; i < std::size(kOptimizers); ++i) {
+    optimizers[py::str(kOptimizers[i].data(), kOptimizers[i].size())] = describe(kOptimizerInfo[i]);
+  }
   py::dict rows;
   rows["problems"] = problems;
   rows["optimizers"] = optimizers;

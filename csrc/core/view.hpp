@@ -38,4 +38,16 @@ struct Batch {
   PB_HD Vector<T> vector(Index b) const { return {data ? data + b * task : nullptr, row}; }
 };
 
+// Several batches of the same sizes, one after the other.
+template <class T>
+struct Batches {
+  Batch<T> first;
+  Index next = 0;  // elements from one batch to the next
+
+  PB_HD explicit operator bool() const { return bool(first); }
+  PB_HD Batch<T> operator[](Index i) const {
+    return {first.data ? first.data + i * next : nullptr, first.task, first.row};
+  }
+};
+
 }  // namespace pb

@@ -191,6 +191,22 @@ inline V larger(V a, V b) {
   return a > b ? a : b;
 }
 
+// Rounded correctly, as for one scalar.
+template <class V>
+  requires(!std::is_arithmetic_v<V>)
+inline V square_root(V x) {
+#ifdef __AVX__
+  if constexpr (std::is_same_v<V, Pack<float>>) {
+    return _mm256_sqrt_ps(x);
+  } else {
+    return _mm256_sqrt_pd(x);
+  }
+#else
+  for (std::size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
 // exp on a pack: Cody-Waite reduction x = k ln 2 + r, Taylor polynomial on |r| <= ln(2)/2 (relative truncation 6e-9 in
 // single and 2e-18 in double precision), scaling by 2^k in the exponent bits. Measured: at most 1.5 ulp.
 // Below the normal range the result is 0; NaN stays NaN.

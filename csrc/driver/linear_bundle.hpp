@@ -19,7 +19,7 @@ class LinearBundle {
   LinearBundle(Arena& arena, const LinearParams<Real>& params, bool reverse)
       : params_(params),
         problem_(arena, params, reverse),
-        unroll_(arena, problem_, Optimizer::buffers(params), params.keep, reverse),
+        unroll_(arena, problem_, params.optimizer.buffers, params.keep, reverse),
         outer_(arena, params, reverse) {
     head_ = arena.take<Real>(head().size());
     if (reverse) head_bar_ = arena.take<Real>(head().size());
@@ -29,14 +29,14 @@ class LinearBundle {
   Index head_size() const { return head().size(); }
 
   void forward(const Lanes& team, Index first) {
-    const Optimizer optimizer(team, params_, first);
+    const Optimizer optimizer(team, params_.optimizer, first);
     problem_.load(team, first, false);
     unroll_.forward(team, problem_, optimizer, params_, trajectory(first));
     if (params_.query.rows > 0 && params_.reversible()) clear_idle_lanes(team, first);
     for (Index lane = 0; lane < team.count; ++lane) {
       const Index task = first + lane;
-      if (params_.velocity && unroll_.velocity()) {
-        head().write(Member{}, decode(unroll_.velocity(), lane), params_.velocity.matrix(task));
+      for (Index k = 0; params_.buffers && k < unroll_.buffers(); ++k) {
+        head().write(Member{}, decode(unroll_.buffer(k), lane), params_.buffers[k].matrix(task));
       }
       const Real* const model = decode(unroll_.point(), lane);
       head().write(Member{}, model, params_.w.matrix(task));
@@ -51,7 +51,7 @@ class LinearBundle {
   }
 
   void reverse(const Lanes& team, Index first) {
-    const Optimizer optimizer(team, params_, first);
+    const Optimizer optimizer(team, params_.optimizer, first);
     problem_.load(team, first, true);
     fill_zero(team, unroll_.point_bar(), unroll_.state_size());
     unroll_.finish(team, problem_, optimizer, params_, trajectory(first));
@@ -86,10 +86,11 @@ class LinearBundle {
     }
     span.decode_pullback(member, Problem::in_lane(unroll_.point(), lane), head_bar_,
                          Problem::in_lane(unroll_.point_bar(), lane));
-    if (!unroll_.velocity() || !params_.velocity_bar) return;
-    head().read(member, params_.velocity_bar.matrix(task), head_bar_);
-    span.decode_pullback(member, Problem::in_lane(unroll_.velocity(), lane), head_bar_,
-                         Problem::in_lane(unroll_.velocity_bar(), lane));
+    for (Index k = 0; params_.buffers_bar && k < unroll_.buffers(); ++k) {
+      head().read(member, params_.buffers_bar[k].matrix(task), head_bar_);
+      span.decode_pullback(member, Problem::in_lane(unroll_.buffer(k), lane), head_bar_,
+                           Problem::in_lane(unroll_.buffer_bar(k), lane));
+    }
   }
 
   // The first t for which the model of a task after t steps is not finite: all steps once more.

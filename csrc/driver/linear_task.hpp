@@ -15,7 +15,7 @@ class LinearTask {
   PB_HD LinearTask(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
         problem_(arena, params, reverse),
-        unroll_(arena, problem_, Optimizer::buffers(params), params.keep, reverse),
+        unroll_(arena, problem_, params.optimizer.buffers, params.keep, reverse),
         outer_(arena, params, reverse) {
     head_ = arena.take<T>(problem_.head().size());
     if (reverse) head_bar_ = arena.take<T>(problem_.head().size());
@@ -25,12 +25,12 @@ class LinearTask {
   PB_HD Index head_size() const { return problem_.head().size(); }
 
   PB_HD void forward(const Team& team, Index task) {
-    const Optimizer optimizer(team, params_, task);
+    const Optimizer optimizer(team, params_.optimizer, task);
     problem_.load(team, task, false);
     unroll_.forward(team, problem_, optimizer, params_, trajectory(task));
     const LinearHead<Team>& head = problem_.head();
-    if (params_.velocity && unroll_.velocity()) {
-      head.write(team, problem_.decode(team, unroll_.velocity(), head_), params_.velocity.matrix(task));
+    for (Index k = 0; params_.buffers && k < unroll_.buffers(); ++k) {
+      head.write(team, problem_.decode(team, unroll_.buffer(k), head_), params_.buffers[k].matrix(task));
     }
     const T* const model = problem_.decode(team, unroll_.point(), head_);
     head.write(team, model, params_.w.matrix(task));
@@ -42,7 +42,7 @@ class LinearTask {
   }
 
   PB_HD void reverse(const Team& team, Index task) {
-    const Optimizer optimizer(team, params_, task);
+    const Optimizer optimizer(team, params_.optimizer, task);
     problem_.load(team, task, true);
     const LinearHead<Team>& head = problem_.head();
     head.read(team, params_.w_bar.matrix(task), head_bar_);
@@ -81,14 +81,14 @@ class LinearTask {
   // The final state's cotangent. Where the decoding of a state depends on it, the state is made again by one step from
   // the stored working state.
   PB_HD void final_pullback(const Team& team, const Optimizer& optimizer, Index task) {
-    T *const w_bar = unroll_.point_bar(), *const v_bar = unroll_.velocity_bar();
+    T* const w_bar = unroll_.point_bar();
     const Index state_size = unroll_.state_size();
     team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
     if constexpr (Problem::kDecodes) unroll_.finish(team, problem_, optimizer, params_, trajectory(task));
     problem_.decode_pullback(team, unroll_.point(), head_bar_, w_bar);
-    if (v_bar && params_.velocity_bar) {
-      problem_.head().read(team, params_.velocity_bar.matrix(task), head_bar_);
-      problem_.decode_pullback(team, unroll_.velocity(), head_bar_, v_bar);
+    for (Index k = 0; params_.buffers_bar && k < unroll_.buffers(); ++k) {
+      problem_.head().read(team, params_.buffers_bar[k].matrix(task), head_bar_);
+      problem_.decode_pullback(team, unroll_.buffer(k), head_bar_, unroll_.buffer_bar(k));
     }
   }
 
@@ -96,7 +96,7 @@ class LinearTask {
     T* const w_bar = unroll_.point_bar();
     const Index state_size = unroll_.state_size();
     if (params_.truncated) team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
-    problem_.start_pullback(team, w_bar, unroll_.velocity_bar());
+    problem_.start_pullback(team, w_bar, unroll_.buffers());
   }
 
   PB_HD T* trajectory(Index task) const {

@@ -2,10 +2,9 @@
 // in the same order.
 #pragma once
 
-#include <iterator>
-#include <stdexcept>
-#include <string>
 #include <string_view>
+
+#include "driver/inner_optimizer.hpp"
 
 namespace pb {
 
@@ -16,11 +15,6 @@ enum class LinearLoss {
 
 enum class Coordinates {
 #define PB_COORDINATES(name, Type, losses) k##Type,
-#include "registry.def"
-};
-
-enum class InnerOptimizer {
-#define PB_OPTIMIZER(name, Type) k##Type,
 #include "registry.def"
 };
 
@@ -40,11 +34,6 @@ inline constexpr std::string_view kCoordinatesFor[] = {
 #include "registry.def"
 };
 
-inline constexpr std::string_view kOptimizers[] = {
-#define PB_OPTIMIZER(name, Type) #name,
-#include "registry.def"
-};
-
 constexpr bool fit(LinearLoss loss, Coordinates coordinates) {
   const std::string_view losses = kCoordinatesFor[static_cast<int>(coordinates)];
   return losses == "any" || losses == kLosses[static_cast<int>(loss)];
@@ -53,19 +42,7 @@ constexpr bool fit(LinearLoss loss, Coordinates coordinates) {
 struct LinearVariant {
   LinearLoss loss;
   Coordinates coordinates;
-  InnerOptimizer optimizer = InnerOptimizer::kSgd;  // whose settings LinearParams has
+  InnerOptimizer optimizer = InnerOptimizer::kSgd;
 };
-
-// The enumerator whose name is at the same place in `names`; std::invalid_argument lists the names it knows.
-template <class Enum, std::size_t N>
-Enum parse(const char* what, std::string_view name, const std::string_view (&names)[N]) {
-  std::string known;
-  for (std::size_t i = 0; i < N; ++i) {
-    if (names[i] == name) return static_cast<Enum>(i);
-    known.append(i ? ", " : "").append(names[i]);
-  }
-  throw std::invalid_argument(std::string("pybilevel: unknown ") + what + " '" + std::string(name) +
-                              "'; known: " + known + ".");
-}
 
 }  // namespace pb

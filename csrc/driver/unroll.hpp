@@ -16,6 +16,7 @@ class Unroll {
   // `buffers` of the size of w follow it in a state.
   PB_HD Unroll(Arena& arena, const Problem& problem, Index buffers, bool keep, bool reverse)
       : size_(problem.size()),
+        buffers_(buffers),
         state_size_(size_ * (1 + buffers)),
         kept_size_(keep ? problem.predictions_size() : 0) {
     state_ = arena.take<T>(state_size_);
@@ -29,14 +30,15 @@ class Unroll {
   PB_HD Index state_size() const { return state_size_; }
   PB_HD Index slot_size() const { return state_size_ + kept_size_; }
   PB_HD T* point() const { return state_; }
-  PB_HD T* velocity() const { return state_size_ > size_ ? state_ + size_ : nullptr; }
+  PB_HD Index buffers() const { return buffers_; }
+  PB_HD T* buffer(Index k) const { return state_ + (1 + k) * size_; }
   PB_HD T* point_bar() const { return state_bar_; }
-  PB_HD T* velocity_bar() const { return state_size_ > size_ ? state_bar_ + size_ : nullptr; }
+  PB_HD T* buffer_bar(Index k) const { return state_bar_ + (1 + k) * size_; }
 
   // Runs the plan up to the first REVERSE, then one more step to the final state.
   PB_HD void forward(const Team& team, const Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
-    problem.start(team, point(), velocity());
+    problem.start(team, point(), buffers());
     if (params.steps == 0) return;
     for (Index i = 0; i < params.plan_split; ++i) run(team, problem, optimizer, params.plan[i], trajectory);
     copy(team, state_size_, state_, slot(trajectory, params.slots));
@@ -46,7 +48,7 @@ class Unroll {
   // The final state once more, from the working state that forward() left.
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
                     const UnrollParams& params, T* trajectory) const {
-    if (params.steps == 0) return problem.start(team, point(), velocity());
+    if (params.steps == 0) return problem.start(team, point(), buffers());
     copy(team, state_size_, slot(trajectory, params.slots), state_);
     advance(team, problem, optimizer, params.steps - 1, 1, kept(trajectory, params.slots), nullptr);
   }
@@ -74,7 +76,7 @@ class Unroll {
   PB_HD int first_unsound(const Team& team, const Problem& problem, const Optimizer& optimizer,
                           const UnrollParams& params, F&& sound) const {
     int bad = static_cast<int>(params.steps);
-    problem.start(team, point(), velocity());
+    problem.start(team, point(), buffers());
     for (Index t = 0; t < params.steps; ++t) {
       if (bad == params.steps && !sound(t)) bad = static_cast<int>(t);
       advance(team, problem, optimizer, t, 1, nullptr, nullptr);
@@ -114,7 +116,7 @@ class Unroll {
     team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
   }
 
-  Index size_, state_size_, kept_size_;
+  Index size_, buffers_, state_size_, kept_size_;
   T *state_, *gradient_;
   T *state_bar_ = nullptr, *gradient_bar_ = nullptr;
 };

@@ -65,25 +65,25 @@ Forward forward(const LinearInputs& in) {
               queries = in.query_x ? in.query_x->size(1) : 0;
   const auto options = in.x.options();
   Tensor w = empty_recycled({tasks, model_rows, in.classes}, options);
-  Tensor velocity = empty_recycled({tasks, in.momentum ? model_rows : 0, in.classes}, options);
+  Tensor buffers = empty_recycled({in.buffers, tasks, model_rows, in.classes}, options);
   Tensor loss = at::empty({in.query_x ? tasks : 0}, options);
   Tensor logits = empty_recycled({tasks, queries, in.classes}, options);
   Tensor status = at::empty({tasks}, options.dtype(at::kInt));
   LinearCall<T> call(in);
   Tensor trajectory = empty_recycled(trajectory_shape(call, in.x), options);
-  if (tasks == 0) return {w, velocity, loss, logits, trajectory, status};
+  if (tasks == 0) return {w, buffers, loss, logits, trajectory, status};
 
   LinearParams<T>& p = call.params;
   p.trajectory = trajectory.template data_ptr<T>();
   p.w = rows_of<T>(w);
-  if (in.momentum) p.velocity = rows_of<T>(velocity);
+  if (in.buffers > 0) p.buffers = batches_of<T>(buffers);
   if (in.query_x) {
     p.loss = loss.template data_ptr<T>();
     p.logits = rows_of<T>(logits);
   }
   p.status = status.template data_ptr<int>();
   run(call, in.x, false);
-  return {w, velocity, loss, logits, trajectory, status};
+  return {w, buffers, loss, logits, trajectory, status};
 }
 
 void check_results(const LinearInputs& in, const Tensor& w, const Tensor& logits) {
@@ -106,7 +106,7 @@ void backward(const LinearInputs& in, const LinearCotangents& bars, const Tensor
   p.w_final = rows_of<const T>(call.keep(w));
   p.logits_final = rows_of<const T>(call.keep(logits));
   if (bars.w) p.w_bar = rows_of<const T>(call.keep(*bars.w));
-  if (bars.velocity && in.momentum) p.velocity_bar = rows_of<const T>(call.keep(*bars.velocity));
+  if (bars.buffers && in.buffers > 0) p.buffers_bar = batches_of<const T>(call.keep(*bars.buffers));
   if (bars.loss && in.query_x) p.loss_bar = call.keep(bars.loss->contiguous()).template const_data_ptr<T>();
   if (bars.logits && in.query_x) p.logits_bar = rows_of<const T>(call.keep(*bars.logits));
   grads.bind(p);
@@ -150,7 +150,7 @@ Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
 }
 
 LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar,
-                                              const std::optional<Tensor>& velocity_bar,
+                                              const std::optional<Tensor>& buffers_bar,
                                               const std::optional<Tensor>& loss_bar,
                                               const std::optional<Tensor>& logits_bar, const Tensor& w,
                                               const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
@@ -158,7 +158,7 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
   LinearGradients grads(in, needs);
-  const LinearCotangents bars{w_bar, velocity_bar, loss_bar, logits_bar};
+  const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
   if (in.x.scalar_type() == at::kDouble) {
     backward<double>(in, bars, w, logits, trajectory, grads);
   } else {
@@ -169,21 +169,22 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
 
 // clang-format off
 #define PB_LINEAR_SCHEMA                                                                               \
-  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? velocity0, "                    \
-  "Tensor lr, Tensor? momentum, Tensor? weight_decay, "                                                \
+  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? buffers0, "                     \
+  "Tensor? setting0, Tensor? setting1, Tensor? setting2, Tensor? setting3, Tensor? setting4, "         \
   "Tensor? query_x, Tensor? query_y, Tensor? query_weights, "                                          \
-  "str loss, str coordinates, str regime, int classes, bool bias, float scale, float query_scale, "    \
-  "bool nesterov, int steps, int[] plan, int slots, bool truncated, bool keep"
+  "str loss, str coordinates, str regime, str optimizer, "                                             \
+  "int classes, bool bias, float scale, float query_scale, int flags, int buffers, int start, "        \
+  "int steps, int[] plan, int slots, bool truncated, bool keep"
 
 TORCH_LIBRARY(pybilevel, m) {
   m.def("linear_scratch_bytes(" PB_LINEAR_SCHEMA ") -> int");
   m.def("linear_unroll(" PB_LINEAR_SCHEMA ") -> "
-        "(Tensor w, Tensor velocity, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)");
+        "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)");
   m.def("linear_unroll_backward("
-        "Tensor? w_bar, Tensor? velocity_bar, Tensor? outer_bar, Tensor? logits_bar, "
+        "Tensor? w_bar, Tensor? buffers_bar, Tensor? outer_bar, Tensor? logits_bar, "
         "Tensor w, Tensor logits, Tensor(a!) trajectory, bool[] needs, " PB_LINEAR_SCHEMA ") -> "
-        "(Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor velocity0, "
-        "Tensor lr, Tensor momentum, Tensor weight_decay, "
+        "(Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor buffers0, "
+        "Tensor setting0, Tensor setting1, Tensor setting2, Tensor setting3, Tensor setting4, "
         "Tensor query_x, Tensor query_y, Tensor query_weights)");
 }
 // clang-format on

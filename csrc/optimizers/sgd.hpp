@@ -15,30 +15,27 @@
 
 namespace pb::inline PB_ISA {
 
+inline constexpr OptimizerInfo kSgd{
+    1, {"lr", "momentum", "weight_decay"}, {"nesterov"}, {{"momentum_buffer", "momentum"}}, true};
+
 template <class Team>
 class Sgd {
  public:
+  enum { kLr, kMomentum, kWeightDecay };
+  enum { kNesterov };
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
   using Values = typename Team::template Series<const typename Team::Real>;
   using Bars = typename Team::template Series<typename Team::Real>;
 
-  // Params: any struct with the settings lr, momentum and weight_decay, and the flag nesterov.
-  template <class Params>
-  PB_HD Sgd(const Team& team, const Params& params, Index task)
-      : lr_(team.series(params.lr.value, task)),
-        momentum_(team.series(params.momentum.value, task)),
-        weight_decay_(team.series(params.weight_decay.value, task)),
-        lr_bar_(team.series(params.lr.bar, task)),
-        momentum_bar_(team.series(params.momentum.bar, task)),
-        weight_decay_bar_(team.series(params.weight_decay.bar, task)),
-        nesterov_(params.nesterov) {}
-
-  // Buffers of the size of w beside w in a state.
-  template <class Params>
-  PB_HD static Index buffers(const Params& params) {
-    return params.momentum.value ? 1 : 0;
-  }
+  PB_HD Sgd(const Team& team, const OptimizerParams<typename Team::Real>& params, Index task)
+      : lr_(team.series(params.settings[kLr].value, task)),
+        momentum_(team.series(params.settings[kMomentum].value, task)),
+        weight_decay_(team.series(params.settings[kWeightDecay].value, task)),
+        lr_bar_(team.series(params.settings[kLr].bar, task)),
+        momentum_bar_(team.series(params.settings[kMomentum].bar, task)),
+        weight_decay_bar_(team.series(params.settings[kWeightDecay].bar, task)),
+        nesterov_(params.flag(kNesterov)) {}
 
   // Whether pullback() reads the gradient.
   PB_HD bool needs_gradient() const { return lr_bar_ || (momentum_bar_ && nesterov_); }

@@ -39,9 +39,9 @@ class DualBundle {
     }
   }
 
-  void start(const Lanes& team, T* w, T* velocity) const {
-    loop_.start(team, w, velocity);
-    for (Index lane = 0; lane < kTasks; ++lane) spans_[lane].start(Member{}, in_lane(w, lane));
+  void start(const Lanes& team, T* state, Index buffers) const {
+    loop_.start(team, state, buffers);
+    for (Index lane = 0; lane < kTasks; ++lane) spans_[lane].start(Member{}, in_lane(state, lane));
   }
 
   Index predictions_size() const { return loop_.predictions_size(); }

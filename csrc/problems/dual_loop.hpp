@@ -56,9 +56,8 @@ class DualLoop {
   }
 
   // The initial point without W0 (LinearSpan::start); the initial velocity is zero in these coordinates.
-  PB_HD void start(const Team& team, T* w, T* velocity) const {
-    fill_zero(team, w, size());
-    fill_zero(team, velocity, size());
+  PB_HD void start(const Team& team, T* state, Index buffers) const {
+    fill_zero(team, state, (1 + buffers) * size());
   }
 
   PB_HD Index predictions_size() const { return rows_.scores_size(); }

@@ -26,13 +26,13 @@ class LinearDual {
     span_.load(team, task, reverse);
   }
 
-  PB_HD void start(const Team& team, T* w, T* velocity) const {
-    loop_.start(team, w, velocity);
-    span_.start(team, w);
+  PB_HD void start(const Team& team, T* state, Index buffers) const {
+    loop_.start(team, state, buffers);
+    span_.start(team, state);
   }
 
-  PB_HD void start_pullback(const Team& team, const T* w_bar, const T*) const {
-    span_.start_pullback(team, w_bar);
+  PB_HD void start_pullback(const Team& team, const T* state_bar, Index) const {
+    span_.start_pullback(team, state_bar);
   }
 
   PB_HD const T* decode(const Team& team, const T* w, T* out) const { return span_.decode(team, w, out); }

@@ -77,15 +77,17 @@ class LinearNormal {
     fill_zero(team, linear_bar_, points());
   }
 
-  // The initial point, and the initial velocity where there is one.
-  PB_HD void start(const Team& team, T* w, T* velocity) const {
-    read(team, params_.w0.matrix(task_), w);
-    if (velocity) read(team, params_.velocity0.matrix(task_), velocity);
+  // The initial state: the point, and the optimizer's buffers behind it.
+  PB_HD void start(const Team& team, T* state, Index buffers) const {
+    read(team, params_.w0.matrix(task_), state);
+    for (Index k = 0; k < buffers; ++k)
+      read(team, params_.buffers0[k].matrix(task_), state + (1 + k) * size());
   }
 
-  PB_HD void start_pullback(const Team& team, const T* w_bar, const T* velocity_bar) const {
-    if (params_.w0_bar) write(team, w_bar, params_.w0_bar.matrix(task_));
-    if (velocity_bar && params_.velocity0_bar) write(team, velocity_bar, params_.velocity0_bar.matrix(task_));
+  PB_HD void start_pullback(const Team& team, const T* state_bar, Index buffers) const {
+    if (params_.w0_bar) write(team, state_bar, params_.w0_bar.matrix(task_));
+    for (Index k = 0; params_.buffers0_bar && k < buffers; ++k)
+      write(team, state_bar + (1 + k) * size(), params_.buffers0_bar[k].matrix(task_));
   }
 
   // The model of a point as a LinearHead buffer.

@@ -33,21 +33,24 @@ struct LinearParams : UnrollParams {
   LinearData<T> support, query;  // query.rows == 0: no outer objective
   Batch<const T> l2;             // [B]
   Batch<T> l2_bar;               // [B]
-  Batch<const T> w0, velocity0;  // [B, D, c]; null: zeros
-  Batch<T> w0_bar, velocity0_bar;
+  Batch<const T> w0;             // [B, D, c]; null: zeros
+  Batch<T> w0_bar;
 
-  Setting<T> lr, momentum, weight_decay;
-  bool nesterov = false;
+  OptimizerParams<T> optimizer;
+  Batches<const T> buffers0;  // [K, B, D, c], the optimizer's buffers beside w0; null: zeros
+  Batches<T> buffers0_bar;
 
   T* trajectory =
       nullptr;  // [B, tape_size]: the states, and what the outer objective leaves for its reverse half
 
-  Batch<T> w, velocity;   // [B, D, c] results
+  Batch<T> w;             // [B, D, c] results
+  Batches<T> buffers;     // [K, B, D, c]
   T* loss = nullptr;      // [B]
   Batch<T> logits;        // [B, m, c]
   int* status = nullptr;  // [B]: -1, or the first t whose state w_t is not finite
 
-  Batch<const T> w_bar, velocity_bar;    // [B, D, c]
+  Batch<const T> w_bar;                  // [B, D, c]
+  Batches<const T> buffers_bar;          // [K, B, D, c]
   const T* loss_bar = nullptr;           // [B]
   Batch<const T> logits_bar;             // [B, m, c]
   Batch<const T> w_final, logits_final;  // the results of the forward half, read by the reverse half

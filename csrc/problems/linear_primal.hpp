@@ -48,16 +48,17 @@ class LinearPrimal {
     if (x_bar_) clear_features(team, params_.support, params_.features, task);
   }
 
-  // The initial point, and the initial velocity where there is one.
-  PB_HD void start(const Team& team, T* w, T* velocity) const {
-    head_.read(team, params_.w0.matrix(task_), w);
-    if (velocity) head_.read(team, params_.velocity0.matrix(task_), velocity);
+  // The initial state: the point, and the optimizer's buffers behind it.
+  PB_HD void start(const Team& team, T* state, Index buffers) const {
+    head_.read(team, params_.w0.matrix(task_), state);
+    for (Index k = 0; k < buffers; ++k)
+      head_.read(team, params_.buffers0[k].matrix(task_), state + (1 + k) * size());
   }
 
-  PB_HD void start_pullback(const Team& team, const T* w_bar, const T* velocity_bar) const {
-    if (params_.w0_bar) head_.write(team, w_bar, params_.w0_bar.matrix(task_));
-    if (velocity_bar && params_.velocity0_bar)
-      head_.write(team, velocity_bar, params_.velocity0_bar.matrix(task_));
+  PB_HD void start_pullback(const Team& team, const T* state_bar, Index buffers) const {
+    if (params_.w0_bar) head_.write(team, state_bar, params_.w0_bar.matrix(task_));
+    for (Index k = 0; params_.buffers0_bar && k < buffers; ++k)
+      head_.write(team, state_bar + (1 + k) * size(), params_.buffers0_bar[k].matrix(task_));
   }
 
   // The model as a LinearHead buffer: the point itself.

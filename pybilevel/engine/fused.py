@@ -3,20 +3,25 @@
 import torch
 from torch import Tensor
 
-from pybilevel import _C
+from pybilevel import _C, optimizers
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.layout import Layout, lay_out, restore
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
-from pybilevel.ops import LinearResults, linear_unroll
-from pybilevel.optimizers import SGD
+from pybilevel.ops import OPTIMIZERS, LinearResults, linear_unroll
+from pybilevel.optimizers import Optimizer
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import plan_bytes
 
 LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 """The row losses that have native kernels."""
+
+NATIVE = tuple(
+    one for one in vars(optimizers).values() if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
+)
+"""The classes of the optimizers that have native kernels."""
 
 CUDA = bool(_C.build_info()["torch_cuda"])
 """Whether this build has kernels for CUDA."""
@@ -36,8 +41,7 @@ def reasons(call: Call) -> list[str]:
     found = []
     if problem.loss not in LOSSES:
         found.append(f"the loss {problem.loss!r} has no native kernel")
-    if not isinstance(call.optimizer, SGD):
-        found.append(f"the optimizer {call.optimizer.name!r} has no native kernel (need pb.SGD)")
+    found += _optimizer_reasons(call)
     if not isinstance(call.method, Reverse):
         found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
     if isinstance(call.method, Reverse) and call.method.first_order:
@@ -68,6 +72,25 @@ def against(call: Call) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _optimizer_reasons(call: Call) -> list[str]:
+    """A class of one's own may have the name of another, but not its kernel."""
+    optimizer, state = call.optimizer, call.state
+    if type(optimizer) not in NATIVE:
+        classes = ", ".join(f"pb.{one.__name__}" for one in NATIVE)
+        return [f"the optimizer {optimizer.name!r} has no native kernel (need {classes})"]
+    if state is None or not counts_steps(optimizer):
+        return []
+    count = state.buffers[0][-1]
+    if not count.is_cpu or torch.compiler.is_compiling() or int(count) == state.step:
+        return []
+    return [f"the optimizer's state counts {int(count)} steps, but state.step is {state.step} (need the same)"]
+
+
+def counts_steps(optimizer: Optimizer) -> bool:
+    """Whether the last buffer of an optimizer is the number of its steps."""
+    return "step" in getattr(optimizer, "buffer_names", ())
+
+
 def _device_reasons(device: torch.device) -> list[str]:
     if device.type == "cpu" or (device.type == "cuda" and CUDA):
         return []
@@ -75,14 +98,18 @@ def _device_reasons(device: torch.device) -> list[str]:
 
 
 def run(call: Call) -> tuple[Tensor, State]:
-    """w_T and the final state. DivergenceError on CPU, if an iterate is not finite."""
+    """w_T and the final state (without buffers, if the call does not want it). DivergenceError on CPU, if an iterate is
+    not finite."""
     results = execute(call, None)
     problem = call.problem
     assert problem is not None
-    w = restore(results.w, problem.tasks)
-    momentum = isinstance(call.optimizer, SGD) and call.optimizer.has_momentum
-    buffers = (restore(results.velocity, problem.tasks),) if momentum else ()
-    return w, State(w, (buffers,), call.start + call.steps, call.optimizer.name)
+    w, done = restore(results.w, problem.tasks), call.start + call.steps
+    if not call.return_state:  # views of the buffers cost as much as a step
+        return w, State(w, ((),), done, call.optimizer.name)
+    buffers = [restore(buffer, problem.tasks) for buffer in results.buffers.unbind()]
+    if counts_steps(call.optimizer):
+        buffers.append(torch.full((), done, dtype=torch.float32, device=problem.device))
+    return w, State(w, (tuple(buffers),), done, call.optimizer.name)
 
 
 def execute(call: Call, outer: LinearProblem | None) -> LinearResults:

@@ -18,8 +18,7 @@ from pybilevel.engine.select import (
     normal_rounds_well,
 )
 from pybilevel.methods import Reverse
-from pybilevel.ops import lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
-from pybilevel.optimizers import SGD
+from pybilevel.ops import OPTIMIZERS, lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
 from pybilevel.problems import LinearProblem
 from pybilevel.schedules import Code, Schedule, encode
 
@@ -52,7 +51,8 @@ class Layout(NamedTuple):
         excluded: what rules other coordinates out, in words.
         regime: "tasks", "rows" or "lanes".
         tensors: the operator's tensors, in the order of its schema.
-        constants: loss, bias, scale, query_scale, nesterov.
+        constants: loss, bias, scale, query_scale.
+        inner: the inner optimizer's name, flags, number of buffers, and steps taken before.
     """
 
     call: Call
@@ -62,7 +62,8 @@ class Layout(NamedTuple):
     excluded: Mapping[Coordinates, str]
     regime: Regime
     tensors: tuple[Tensor | None, ...]
-    constants: tuple[str, bool, float, float, bool]
+    constants: tuple[str, bool, float, float]
+    inner: tuple[str, int, int, int]
 
     @property
     def why(self) -> str:
@@ -75,11 +76,9 @@ class Layout(NamedTuple):
     @property
     def state_bytes(self) -> int:
         """Bytes of one state, all tasks together."""
-        x, momentum = self.tensors[0], self.tensors[7]
+        x, bias, buffers = self.tensors[0], self.constants[1], self.inner[2]
         assert x is not None
-        scalars = state_size(
-            x, self.size.c, self.constants[1], self.coordinates, self.regime, momentum is not None
-        )
+        scalars = state_size(x, self.size.c, bias, self.coordinates, self.regime, buffers)
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     @property
@@ -124,10 +123,12 @@ class Layout(NamedTuple):
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
-        loss, bias, scale, query_scale, nesterov = self.constants
+        loss, bias, scale, query_scale = self.constants
+        optimizer, flags, buffers, start = self.inner
         return (
             *self.tensors,
-            *(loss, self.coordinates, self.regime, self.size.c, bias, scale, query_scale, nesterov),
+            *(loss, self.coordinates, self.regime, optimizer, self.size.c, bias, scale, query_scale),
+            *(flags, buffers, start),
             *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
         )
 
@@ -148,14 +149,16 @@ def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
 def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     """The layout of a call on a linear problem, with the data of `outer` as its query set if there is one."""
     problem, optimizer = call.problem, call.optimizer
-    assert problem is not None and isinstance(optimizer, SGD)
-    tasks = prod(problem.tasks)
+    assert problem is not None
+    native = OPTIMIZERS[optimizer.name]
+    tasks, flags, buffers = prod(problem.tasks), native.bits(optimizer), native.count(optimizer, call.settings)
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
-    excluded = _excluded(call, problem, size)
+    excluded = _excluded(call, problem, size, buffers)
     query = (None, None, None) if outer is None else _data(outer)
-    tensors = (*_data(problem), *_start(call, problem, tasks), *_settings(call, problem), *query)
-    wanted = _wanted(tensors, optimizer.nesterov)
+    start = _start(call, problem, tasks, buffers)
+    tensors = (*_data(problem), *start, *native.ordered(_settings(call, problem)), *query)
+    wanted = _wanted(tensors, native.linear, bool(flags))
     coordinates = choose_coordinates(size, wanted, excluded)
     return Layout(
         call,
@@ -165,31 +168,30 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
         excluded,
         choose_regime(size, coordinates, lanes(problem.x)),
         tensors,
-        (
-            problem.loss,
-            problem.bias,
-            problem.scale,
-            1.0 if outer is None else outer.scale,
-            optimizer.nesterov,
-        ),
+        (problem.loss, problem.bias, problem.scale, 1.0 if outer is None else outer.scale),
+        (optimizer.name, flags, buffers, call.start),
     )
 
 
-def _wanted(tensors: Sequence[Tensor | None], nesterov: bool) -> Wanted:
-    """What autograd will ask for, of tensors in the order of the schema."""
+def _wanted(tensors: Sequence[Tensor | None], linear: bool, nesterov: bool) -> Wanted:
+    """What autograd will ask for, of tensors in the order of the schema. (Settings: whether the gradient is made again.)"""
     if not torch.is_grad_enabled():
         return Wanted(False, False, False, False)
     needs = [t is not None and t.requires_grad for t in tensors]
-    return Wanted(any(needs), needs[0], needs[0] or needs[2], needs[6] or (needs[7] and nesterov))
+    return Wanted(any(needs), needs[0], needs[0] or needs[2], not linear or needs[6] or (needs[7] and nesterov))
 
 
-def _excluded(call: Call, problem: LinearProblem, size: LinearSize) -> dict[Coordinates, str]:
+def _excluded(
+    call: Call, problem: LinearProblem, size: LinearSize, buffers: int
+) -> dict[Coordinates, str]:
     """Which coordinates cannot take the call, or would round worse, and why."""
-    assert isinstance(call.optimizer, SGD)
+    name = call.optimizer.name
+    if not OPTIMIZERS[name].linear:
+        return {"dual": f"the step of {name} is not linear: primal coordinates only", "normal": "normal ones too"}
     found: dict[Coordinates, str] = {}
     if problem.loss != "squared":
         found["normal"] = "normal coordinates need the squared loss"
-    elif not normal_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
+    elif not normal_rounds_well(size, problem.dtype, buffers > 0):
         found["normal"] = (
             "normal coordinates would round worse (float32, and n < 4 d or many steps with momentum)"
         )
@@ -197,7 +199,7 @@ def _excluded(call: Call, problem: LinearProblem, size: LinearSize) -> dict[Coor
         found["dual"] = "an initial velocity need not lie in the span of the data"
     elif isinstance(call.method, Reverse) and call.method.truncate is not None:
         found["dual"] = "truncation cuts the graph at a primal point"
-    elif not dual_rounds_well(size, problem.dtype, call.optimizer.has_momentum):
+    elif not dual_rounds_well(size, problem.dtype, buffers > 0):
         found["dual"] = "dual coordinates would round worse (float32, many steps, n > d/2)"
     return found
 
@@ -222,22 +224,27 @@ def _data(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor | None]:
     )
 
 
-def _start(call: Call, problem: LinearProblem, tasks: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """l2 [B], w0 [B, D, c] and the initial velocity."""
+def _start(
+    call: Call, problem: LinearProblem, tasks: int, buffers: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """l2 [B], w0 [B, D, c] and the initial buffers [K, B, D, c]."""
     l2 = problem.l2
-    buffers = () if call.state is None else call.state.buffers[0]
     return (
         l2.expand(tasks) if l2.ndim == 0 else flatten(l2, problem.tasks),
         None if call.w0 is None else flatten(call.w0, problem.tasks),
-        flatten(buffers[0], problem.tasks) if buffers else None,
+        _initial_buffers(call, problem, buffers),
     )
 
 
-def _settings(call: Call, problem: LinearProblem) -> tuple[Tensor | None, ...]:
-    """lr, momentum and weight decay as [B, T]; None where the optimizer does not use it."""
+def _initial_buffers(call: Call, problem: LinearProblem, buffers: int) -> Tensor | None:
+    """[K, B, D, c], or None where they are zeros."""
+    if buffers == 0 or (call.state is None and not getattr(call.optimizer, "starts_above_zero", False)):
+        return None
+    kept = [flatten(buffer, problem.tasks) for buffer in call.initial_buffers()[0][:buffers]]
+    return kept[0].unsqueeze(0) if buffers == 1 else torch.stack(kept)
 
-    def flat(name: str) -> Tensor | None:
-        value = call.settings.get(name)
-        return None if value is None else flatten(value.expand((*problem.tasks, call.steps)), problem.tasks)
 
-    return flat("lr"), flat("momentum"), flat("weight_decay")
+def _settings(call: Call, problem: LinearProblem) -> dict[str, Tensor]:
+    """The settings as [B, T], by name."""
+    shape = (*problem.tasks, call.steps)
+    return {name: flatten(value.expand(shape), problem.tasks) for name, value in call.settings.items()}

@@ -9,9 +9,12 @@ from pybilevel.ops.linear import (
     predictions_size,
     state_size,
 )
+from pybilevel.ops.optimizers import OPTIMIZERS, NativeOptimizer
 
 __all__ = [
+    "OPTIMIZERS",
     "LinearResults",
+    "NativeOptimizer",
     "lanes",
     "linear_scratch_bytes",
     "linear_unroll",

@@ -1,13 +1,15 @@
 """The operators of the fused linear problems (csrc/ops/linear.cpp): one call a direction, whatever the number of tasks.
 
-    pybilevel::linear_unroll(x [B,n,d], y [B,n] | [B,n,c], weights? [B,n], l2 [B], w0? [B,D,c], velocity0? [B,D,c],
-                             lr [B,T], momentum? [B,T], weight_decay? [B,T],
+    pybilevel::linear_unroll(x [B,n,d], y [B,n] | [B,n,c], weights? [B,n], l2 [B], w0? [B,D,c], buffers0? [K,B,D,c],
+                             setting0? [B,T], ..., setting4? [B,T],
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
-                             loss, coordinates, regime, classes, bias, scale, query_scale, nesterov,
-                             steps, plan, slots, truncated, keep)
-        -> w [B,D,c], velocity [B,D|0,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
+                             loss, coordinates, regime, optimizer, classes, bias, scale, query_scale,
+                             flags, buffers, start, steps, plan, slots, truncated, keep)
+        -> w [B,D,c], buffers [K,B,D,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
-B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set). `status` is -1, or
+B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set), K = `buffers` of the
+optimizer beside w. Settings and flags are those of `optimizers.NativeOptimizer`, in its order; `start` steps were taken
+before these (they count in the bias correction of Adam). `status` is -1, or
 the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of
 the trajectory holds the predictions of its state too.
 """
@@ -20,15 +22,15 @@ from torch import Tensor
 
 from pybilevel import _C
 from pybilevel.ops.freed import check_alive
+from pybilevel.ops.optimizers import OPTIMIZERS, SETTINGS
 from pybilevel.schedules import Code, encode
 
-NAMES = (
-    *("x or support", "y or support_y", "weights", "l2", "w0", "the velocity of state"),
-    *("lr", "momentum", "weight_decay", "x of outer or query", "y of outer or query_y", "weights of outer"),
-)
-"""What users call the leading arguments of the schema, which are tensors and may have cotangents."""
+BEFORE = ("x or support", "y or support_y", "weights", "l2", "w0", "the buffers of state")
+BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
+"""What users call the leading arguments of the schema but for the settings, which are between them."""
 
-TENSORS = len(NAMES)
+TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
+"""How many leading arguments of the schema are tensors, and may have cotangents."""
 
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
@@ -47,7 +49,7 @@ class LinearResults(NamedTuple):
     """What `linear_unroll` returns; see the module."""
 
     w: Tensor
-    velocity: Tensor
+    buffers: Tensor
     outer: Tensor
     logits: Tensor
     trajectory: Tensor
@@ -93,15 +95,15 @@ def lanes(x: Tensor) -> int:
     return 1 if x.is_cuda else PACK_BYTES // x.element_size()
 
 
-def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: str, momentum: bool) -> int:
-    """Scalars of one state of one task, padding included."""
+def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: str, buffers: int) -> int:
+    """Scalars of one state of one task, `buffers` beside w in it, padding included."""
     unit = 1 if regime == "lanes" else lanes(x)
     columns, extra = x.shape[2], classes
     if coordinates == "dual":
         columns, extra = x.shape[1], classes + 1
     elif coordinates == "normal":
         columns, extra = x.shape[2] + int(bias), 0
-    return _round_up(classes * _round_up(columns, unit) + extra, unit) * (2 if momentum else 1)
+    return _round_up(classes * _round_up(columns, unit) + extra, unit) * (1 + buffers)
 
 
 def predictions_size(x: Tensor, classes: int, coordinates: str, regime: str) -> int:
@@ -138,21 +140,26 @@ def _fake(
     weights: Tensor | None,
     l2: Tensor,
     w0: Tensor | None,
-    velocity0: Tensor | None,
-    lr: Tensor,
-    momentum: Tensor | None,
-    weight_decay: Tensor | None,
+    buffers0: Tensor | None,
+    setting0: Tensor | None,
+    setting1: Tensor | None,
+    setting2: Tensor | None,
+    setting3: Tensor | None,
+    setting4: Tensor | None,
     query_x: Tensor | None,
     query_y: Tensor | None,
     query_weights: Tensor | None,
     loss: str,
     coordinates: str,
     regime: str,
+    optimizer: str,
     classes: int,
     bias: bool,
     scale: float,
     query_scale: float,
-    nesterov: bool,
+    flags: int,
+    buffers: int,
+    start: int,
     steps: int,
     plan: Sequence[int],
     slots: int,
@@ -161,13 +168,13 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]
-    state = state_size(x, classes, bias, coordinates, regime, momentum is not None)
+    state = state_size(x, classes, bias, coordinates, regime, buffers)
     if keep:
         state += predictions_size(x, classes, coordinates, regime)
     left = 0 if query_x is None or not reversible(steps, plan) else model_size(x, classes)
     return (
         x.new_empty(tasks, rows, classes),
-        x.new_empty(tasks, 0 if momentum is None else rows, classes),
+        x.new_empty(buffers, tasks, rows, classes),
         x.new_empty(0 if query_x is None else tasks),
         x.new_empty(tasks, queries, classes),
         x.new_empty(padded_tasks(x, regime), (slots + 1) * state + left),
@@ -178,7 +185,7 @@ def _fake(
 @torch.library.register_fake("pybilevel::linear_unroll_backward")  # type: ignore[untyped-decorator]
 def _fake_backward(
     w_bar: Tensor | None,
-    velocity_bar: Tensor | None,
+    buffers_bar: Tensor | None,
     outer_bar: Tensor | None,
     logits_bar: Tensor | None,
     w: Tensor,
@@ -240,7 +247,7 @@ class _LinearUnroll(torch.autograd.Function):
     """The node of a call that is not traced.
 
     torch.library's bookkeeping costs as much as the operator itself where tasks are few, and grows with the square of
-    the schema (0.15 ms a call for these 24 arguments, torch 2.13). So the operators are called below autograd, and
+    the schema (0.15 ms a call for these 30 arguments, torch 2.13). So the operators are called below autograd, and
     what is no tensor comes as one argument.
     """
 
@@ -253,7 +260,8 @@ class _LinearUnroll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        check_alive(zip(NAMES, ctx.saved_tensors, strict=False))
+        names = (*BEFORE, *OPTIMIZERS[ctx.rest[3]].settings, *BEHIND)
+        check_alive(zip(names, ctx.saved_tensors, strict=False))
         return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
 
 

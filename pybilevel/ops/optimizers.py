@@ -1,0 +1,46 @@
+"""The inner optimizers with native kernels (csrc/optimizers), and what a kernel is told of one."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pybilevel import _C
+
+
+class NativeOptimizer(NamedTuple):
+    """What a header tells of its optimizer, in the names of the Python class.
+
+    Attributes:
+        settings: in the order of the operators' `setting0`, `setting1`, ...; "" for those that it does not have.
+        flags: attributes that are True or False, in the order of the bits of `flags`.
+        buffers: (name, the setting or flag without which there is none, or ""), in the order of the operators' `buffers`.
+        linear: a step is linear in state and gradient, so that coordinates other than primal ones can take it.
+    """
+
+    settings: list[str]
+    flags: list[str]
+    buffers: list[tuple[str, str]]
+    linear: bool
+
+    def ordered(self, settings: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """The settings as the operators take them, None where the optimizer does not use one."""
+        return [settings.get(name) for name in self.settings]
+
+    def count(self, optimizer: Any, settings: Collection[str]) -> int:
+        """How many buffers of the size of w an optimizer with these settings keeps."""
+        return sum(
+            not needs or needs in settings or (needs in self.flags and bool(getattr(optimizer, needs)))
+            for _, needs in self.buffers
+        )
+
+    def bits(self, optimizer: Any) -> int:
+        """The flags of an optimizer."""
+        return sum(bool(getattr(optimizer, name)) << i for i, name in enumerate(self.flags))
+
+
+OPTIMIZERS = {name: NativeOptimizer(**row) for name, row in _C.registry()["optimizers"].items()}
+"""The rows of the registry by name."""
+
+SETTINGS = len(OPTIMIZERS["sgd"].settings)
+"""How many settings an operator takes, whatever the optimizer."""
