@@ -6,7 +6,7 @@ The tables at the top are keyed by the native registry; a row without an entry f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,8 @@ from unittest import mock
 
 import torch
 from linear_leaves import Leaves, arranged, setting_shape
+from linear_optimizers import LINEAR, VARIANTS
+from optimizer_cases import build, optimizers
 from torch import Tensor
 
 import pybilevel as pb
@@ -27,20 +29,6 @@ PROBLEMS: dict[str, type[LinearProblem]] = {"softmax": pb.SoftmaxRegression, "sq
 
 TARGETS = {"softmax": ("labels", "soft"), "squared": ("soft",)}
 """The kinds of targets of every row loss: integer classes, or [n, c] that may carry gradients."""
-
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"sgd": pb.SGD}
-
-VARIANTS: dict[str, dict[str, tuple[dict[str, float], dict[str, bool]]]] = {
-    "sgd": {
-        "plain": ({"lr": 0.2}, {}),
-        "decay": ({"lr": 0.2, "weight_decay": 0.1}, {}),
-        "momentum": ({"lr": 0.1, "momentum": 0.8}, {}),
-        "nesterov": ({"lr": 0.1, "momentum": 0.7}, {"nesterov": True}),
-        "nesterov-decay": ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.05}, {"nesterov": True}),
-        "momentum-decay": ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.05}, {}),
-    }
-}
-"""Settings (the size of their values) and flags of every optimizer, by the name of the variant."""
 
 FORMS = ("number", "scalar", "step", "task", "both")
 """The grammar of a setting: a number, (), [T], [*B, 1], [*B, T]."""
@@ -57,8 +45,9 @@ ROWS = [
     for way in WAYS.get(coordinates, (coordinates,))
     for targets in TARGETS.get(loss, ())
     for optimizer in _C.registry()["optimizers"]
+    if way == "primal" or optimizer in LINEAR
 ]
-"""Every problem of the registry, in every way, with every optimizer of the registry."""
+"""Every problem of the registry, in every way, with every optimizer of the registry that runs in it."""
 
 PAIRS = [(*row, variant) for row in ROWS for variant in VARIANTS.get(row[-1], ())]
 
@@ -156,7 +145,11 @@ class Built:
 
     def solver(self) -> Any:
         """The optimizer as the package has it."""
-        return OPTIMIZERS[self.case.optimizer](**self.settings, **self.flags)
+        return self.solver_with(self.settings)
+
+    def solver_with(self, settings: dict[str, Any]) -> Any:
+        """The same optimizer with other settings."""
+        return build(optimizers()[self.case.optimizer], **settings, **self.flags)
 
     def fused(self, **options: Any) -> dict[str, Tensor]:
         """The results of the fused engine, through the public calls."""
@@ -169,7 +162,7 @@ class Built:
         }
         if self.case.objective == "state":
             w, state = pb.unroll(self.problem, return_state=True, **options)
-            return {"w": w} | {f"buffer{i}": b for i, b in enumerate(state.buffers[0])}
+            return {"w": w} | self.buffers(state)
         if self.case.objective == "ho":
             return {"loss": pb.ho_objective(self.problem, self.outer, **options)}
         found = pb.ml_objective(
@@ -186,6 +179,15 @@ class Built:
             **options,
         )
         return {"loss": found.loss, "logits": found.logits}
+
+    def buffers(self, state: pb.State) -> dict[str, Tensor]:
+        """Those of a state that have a value a parameter."""
+        names = self.solver().buffer_names
+        return {
+            f"buffer{i}": b
+            for i, (name, b) in enumerate(zip(names, state.buffers[0], strict=True))
+            if name != "step"
+        }
 
     def oracle(self, truncate: int | None = None) -> dict[str, Tensor]:
         """The results of the plain loop, in the dtype of the case."""
@@ -234,8 +236,17 @@ def plain(case: Case, truncate: int | None = None) -> Solution:
 
 @lru_cache(512)  # coordinates, regimes and schedules share it
 def exact(case: Case, truncate: int | None = None) -> Solution:
-    """The plain loop in float64, on the same numbers."""
-    return plain(dataclasses.replace(case, dtype=torch.float64), truncate)
+    """The plain loop in float64, on the same numbers.
+
+    Where a sum of squared gradients is exactly 0 (one class, no weight), autograd makes NaN of the derivative of its
+    root: then the generic engine, whose laws say what stands there.
+    """
+    case = dataclasses.replace(case, dtype=torch.float64)
+    found = plain(case, truncate)
+    if case.optimizer in LINEAR or all(g.isfinite().all() for g in found.gradients.values()):
+        return found
+    options = {} if truncate is None else {"method": pb.Reverse(truncate=truncate)}
+    return fused(case, backend="generic", **options)
 
 
 def assert_same_bits(a: Solution, b: Solution) -> None:

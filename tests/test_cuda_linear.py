@@ -18,11 +18,15 @@ from cuda_programs import (
     ptxas_report,
     run_program,
 )
+from linear_optimizers import LINEAR
 
 from pybilevel import _C
 
 CUDA = ROOT / "csrc" / "cuda"
-KERNELS_PER_SOURCE = 2 * len(_C.registry()["problems"])  # two directions
+ANY = [
+    pair for pair in _C.registry()["problems"] if pair[1] == "primal"
+]  # one kernel for all that are not linear
+KERNELS_PER_SOURCE = 2 * (len(_C.registry()["problems"]) * len(LINEAR) + len(ANY))  # two directions
 
 
 @pytest.fixture(scope="module")

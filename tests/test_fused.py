@@ -158,7 +158,10 @@ def test_fused_lists_every_reason():
         pb.unroll(problem(), steps=3, optimizer=Mine(), backend="fused")
     text = str(caught.value)
     assert 'backend="fused" cannot run this call:' in text and "Remedy: " in text
-    assert "  - the optimizer 'mine' has no native kernel (need pb.SGD)\n" in text
+    assert (
+        "  - the optimizer 'mine' has no native kernel (need pb.Adagrad, pb.Adam, pb.AdamW, pb.RMSprop, pb.SGD)\n"
+        in text
+    )
     assert "  - lr has a value a parameter (need one a step or a task)\n" in text
     assert len(caught.value.reasons) == 2
 

@@ -3,17 +3,19 @@
 import pytest
 import torch
 from linear_cases import ROWS, Built, Case, forced
+from linear_optimizers import RICHEST, USUAL
 
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.layout import lay_out
 from pybilevel.ops import LinearResults, linear_unroll, padded_tasks, state_size
-from pybilevel.ops.linear import model_size
+from pybilevel.ops.linear import TENSORS, model_size
+from pybilevel.ops.optimizers import SETTINGS
 from pybilevel.schedules import Code, Revolve, StoreAll, encode
 
 NAMES = [
-    *("x", "y", "weights", "l2", "w0", "velocity0", "lr", "momentum", "weight_decay"),
-    *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "classes", "bias"),
-    *("scale", "query_scale", "nesterov", "steps", "plan", "slots", "truncated", "keep"),
+    *("x", "y", "weights", "l2", "w0", "buffers0", *(f"setting{i}" for i in range(SETTINGS))),
+    *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "optimizer", "classes", "bias"),
+    *("scale", "query_scale", "flags", "buffers", "start", "steps", "plan", "slots", "truncated", "keep"),
 ]
 """The arguments of both operators, in order."""
 
@@ -28,15 +30,16 @@ CASES = {
     "inner only": Case(variant="plain", objective="state", w0=False, weights="none", l2="number"),
     "no task": Case(variant="momentum", objective="ho", tasks=(0,)),
     "no bias, strided": Case(variant="momentum", objective="ho", bias=False, strides="sliced"),
+    "adam": Case(optimizer="adam", variant="amsgrad-decay", objective="ho"),
 }
 
 
-def arguments(case, coordinates="primal", memory=None, **changed):
+def arguments(case, way="primal", memory=None, **changed):
     """What the engine would pass to the operator for a case."""
     built = Built(case, case.inputs())
     memory = StoreAll() if memory is None else memory
     call = normalise(built.problem, built.w0, steps=case.steps, optimizer=built.solver(), memory=memory)
-    with forced(coordinates):
+    with forced(way):
         layout = lay_out(call, built.outer if case.objective != "state" else None)
     named = dict(zip(NAMES, layout.arguments(layout.itinerary()), strict=True))
     assert changed.keys() <= named.keys()
@@ -73,8 +76,8 @@ def test_opcheck_of_the_backward(name, coordinates, written_memory):
     )
     results = LinearResults(*OP(*given))
     trajectory = results.trajectory.nan_to_num()  # free slots are not written in the forward half
-    bars = [torch.randn_like(r) for r in (results.w, results.velocity, results.outer, results.logits)]
-    needs = [isinstance(a, torch.Tensor) and a.is_floating_point() for a in given[:12]]
+    bars = [torch.randn_like(r) for r in (results.w, results.buffers, results.outer, results.logits)]
+    needs = [isinstance(a, torch.Tensor) and a.is_floating_point() for a in given[:TENSORS]]
     torch.library.opcheck(
         BACKWARD,
         (*bars, results.w, results.logits, trajectory, needs, *given),
@@ -92,17 +95,18 @@ def test_schema():
 
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
-@pytest.mark.parametrize("variant", ["plain", "momentum"])
-def test_shapes(row, variant):
+@pytest.mark.parametrize("which", [USUAL, RICHEST])
+def test_shapes(row, which):
     loss, targets, way, optimizer = row
-    case = Case(loss, targets, optimizer, variant, tasks=(3,), objective="ho")
+    case = Case(loss, targets, optimizer, which[optimizer], tasks=(3,), objective="ho")
+    buffers = sum(name != "step" for name in Built(case, case.inputs()).solver().buffer_names)
     given = arguments(case, way, memory=Revolve(2))
     results = linear_unroll(*given)
     rows, x = case.d + 1, given[0]
     coordinates, regime = (given[NAMES.index(name)] for name in ("coordinates", "regime"))
-    state = state_size(x, case.c, True, coordinates, regime, variant == "momentum")
+    state = state_size(x, case.c, True, coordinates, regime, buffers)
     assert results.w.shape == (3, rows, case.c)
-    assert results.velocity.shape == (3, rows if variant == "momentum" else 0, case.c)
+    assert results.buffers.shape == (buffers, 3, rows, case.c)
     assert results.outer.shape == (3,) and results.logits.shape == (3, case.m, case.c)
     assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + model_size(x, case.c))
     assert results.status.tolist() == [-1, -1, -1] and results.status.dtype == torch.int32
@@ -123,12 +127,22 @@ ERRORS = {
     "weights": ("weights", lambda w: w[:1], ValueError, r"weights must be \[3, 7\], got \[1, 7\]"),
     "l2": ("l2", lambda v: v.float(), TypeError, "l2 is Float but x is Double"),
     "w0": ("w0", lambda w: w[:, :-1], ValueError, r"w0 must be \[3, 7, 4\], got \[3, 6, 4\]"),
-    "lr": ("lr", lambda v: v[:, :2], ValueError, r"lr must be \[3, 5\], got \[3, 2\]"),
-    "momentum": ("momentum", lambda v: v.float(), TypeError, "momentum is Float but x is Double"),
+    "lr": ("setting0", lambda v: v[:, :2], ValueError, r"lr must be \[3, 5\], got \[3, 2\]"),
+    "momentum": ("setting1", lambda v: v.float(), TypeError, "momentum is Float but x is Double"),
     "query": ("query_x", lambda x: x[..., :2], ValueError, r"query_x must be \[3, 5, 6\], got \[3, 5, 2\]"),
     "half a query": ("query_y", lambda y: None, ValueError, "query_x and query_y go together"),
     "loss": ("loss", lambda _: "hinge", ValueError, "unknown loss 'hinge'; known: "),
     "coordinates": ("coordinates", lambda _: "polar", ValueError, "unknown coordinates 'polar'; known: "),
+    "no lr": ("setting0", lambda _: None, ValueError, "sgd needs the setting lr"),
+    "one setting too many": (
+        "setting4",
+        lambda _: torch.ones(3, 5).double(),
+        ValueError,
+        "sgd has no setting 4",
+    ),
+    "buffers": ("buffers", lambda _: 2, ValueError, "sgd keeps 1 buffers with these settings, got 2"),
+    "start": ("start", lambda _: -1, ValueError, "start must be >= 0, got -1"),
+    "optimizer": ("optimizer", lambda _: "newton", ValueError, "unknown optimizer 'newton'; known: "),
     "regime": ("regime", lambda _: "chaos", ValueError, "unknown regime 'chaos'; known: "),
     "steps": ("steps", lambda _: -1, ValueError, "steps, slots or classes out of range"),
 }
@@ -143,9 +157,15 @@ def test_the_operator_checks_what_it_is_given(case):
 
 def test_dual_coordinates_refuse_what_they_cannot_hold():
     given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
-    for more in ({"velocity0": given["w0"]}, {"truncated": True}):
+    for more in ({"buffers0": given["w0"][None]}, {"truncated": True}):
         with pytest.raises(ValueError, match="dual coordinates take no initial velocity and no truncation"):
             linear_unroll(*(given | more).values())
+
+
+def test_only_primal_coordinates_take_a_step_that_is_not_linear():
+    case = Case(optimizer="adam", variant="plain")
+    with pytest.raises(ValueError, match="dual coordinates are not for the optimizer adam"):
+        linear_unroll(*arguments(case, coordinates="dual"))
 
 
 def test_a_plan_that_is_not_one_is_refused():
@@ -185,7 +205,7 @@ def test_the_backward_operator_checks_shapes(name):
     out = linear_unroll(*args)
     given = {
         "w_bar": torch.ones_like(out.w),
-        "velocity_bar": None,
+        "buffers_bar": None,
         "outer_bar": torch.ones_like(out.outer),
         "logits_bar": torch.ones_like(out.logits),
         "w": out.w,
@@ -194,7 +214,7 @@ def test_the_backward_operator_checks_shapes(name):
     }
     given[name] = given[name][..., :1] if given[name].ndim > 1 else given[name][:1]
     with pytest.raises(ValueError, match=rf"{name} must be"):
-        torch.ops.pybilevel.linear_unroll_backward(*given.values(), [True] * 12, *args)
+        torch.ops.pybilevel.linear_unroll_backward(*given.values(), [True] * TENSORS, *args)
 
 
 @pytest.mark.parametrize("coordinates", WAYS)
@@ -208,8 +228,8 @@ def test_what_nobody_asks_for_is_empty_and_the_rest_is_the_same(coordinates):
         trajectory = out.trajectory.clone()
         return torch.ops.pybilevel.linear_unroll_backward(*bars, out.w, out.logits, trajectory, needs, *args)
 
-    everything = backward([True] * 12)
-    for wanted in range(12):
-        found = backward([i == wanted for i in range(12)])
+    everything = backward([True] * TENSORS)
+    for wanted in range(TENSORS):
+        found = backward([i == wanted for i in range(TENSORS)])
         assert all(grad.numel() == 0 for i, grad in enumerate(found) if i != wanted)
         assert torch.equal(found[wanted], everything[wanted])

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimizer_cases import optimizers
 
 import pybilevel as pb
 from pybilevel import _C
+from pybilevel.engine.fused import NATIVE
 from pybilevel.problems import LinearProblem
 
-NATIVE = Path(__file__).parent.parent / "csrc"
+CSRC = Path(__file__).parent.parent / "csrc"
 ROW = re.compile(r"^PB_(LOSS|COORDINATES|OPTIMIZER)\((\w+), (\w+)(?:, (\w+))?\)$", re.MULTILINE)
 # Kind of row -> the header of a name, and the class in it of a type.
 HEADERS = {
     "LOSS": ("losses/{}.hpp", "struct {} {{"),
     "COORDINATES": ("problems/linear_{}.hpp", "class Linear{} {{"),
-    "OPTIMIZER": ("optimizers/{}.hpp", "class {} {{"),
+    "OPTIMIZER": ("optimizers/{}.hpp", "class {} "),
 }
-ROWS = ROW.findall((NATIVE / "registry.def").read_text())
+ROWS = ROW.findall((CSRC / "registry.def").read_text())
 
 
 def names(kind: str) -> list[str]:
@@ -39,19 +41,20 @@ def problem_classes() -> dict[str, str]:
 @pytest.mark.parametrize(("kind", "name", "type_name"), [row[:3] for row in ROWS])
 def test_every_row_has_its_header_and_the_dispatch_includes_it(kind: str, name: str, type_name: str) -> None:
     path, declaration = HEADERS[kind]
-    assert declaration.format(type_name) in (NATIVE / path.format(name)).read_text()
-    assert f'#include "{path.format(name)}"' in (NATIVE / "driver" / "linear_dispatch.hpp").read_text()
+    assert declaration.format(type_name) in (CSRC / path.format(name)).read_text()
+    dispatch = "any_optimizer.hpp" if kind == "OPTIMIZER" else "linear_dispatch.hpp"
+    assert f'#include "{path.format(name)}"' in (CSRC / "driver" / dispatch).read_text()
 
 
 def test_every_loss_and_optimizer_header_has_a_row() -> None:
-    losses = [p.stem for p in NATIVE.glob("losses/*.hpp") if "residual(" in p.read_text()]
+    losses = [p.stem for p in CSRC.glob("losses/*.hpp") if "residual(" in p.read_text()]
     assert sorted(losses) == sorted(names("LOSS"))
-    assert sorted(p.stem for p in NATIVE.glob("optimizers/*.hpp")) == sorted(names("OPTIMIZER"))
+    assert sorted(p.stem for p in CSRC.glob("optimizers/*.hpp")) == sorted(names("OPTIMIZER"))
 
 
 def test_every_row_has_a_python_class() -> None:
     assert sorted(problem_classes()) == sorted(names("LOSS"))
-    assert set(names("OPTIMIZER")) == {pb.SGD(0.1).name}
+    assert set(names("OPTIMIZER")) == {one.name for one in NATIVE} == set(optimizers())
 
 
 def test_the_module_tells_the_rows() -> None:
@@ -59,7 +62,8 @@ def test_the_module_tells_the_rows() -> None:
     pairs = [
         (loss, name) for loss in names("LOSS") for name, losses in coordinates if losses in ("any", loss)
     ]
-    assert _C.registry() == {"problems": pairs, "optimizers": names("OPTIMIZER")}
+    assert _C.registry()["problems"] == pairs
+    assert list(_C.registry()["optimizers"]) == names("OPTIMIZER")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +81,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones(names_of: tuple[str, str
 @pytest.mark.parametrize("coordinates", names("COORDINATES"))
 def test_a_present_but_empty_setting_is_not_an_absent_one(coordinates: str) -> None:
     """Momentum [B, 0] points to nothing, and yet there is a velocity to return."""
-    _, velocity, *_, trajectory, _ = call("squared", coordinates, steps=0)
-    assert torch.equal(velocity, torch.zeros(2, 4, 3))
+    _, buffers, *_, trajectory, _ = call("squared", coordinates, steps=0)
+    assert torch.equal(buffers, torch.zeros(1, 2, 4, 3))
     assert trajectory.shape[-1] == call("squared", coordinates, steps=1)[4].shape[-1]
 
 
@@ -86,16 +90,18 @@ def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
     """The operator with momentum, on 2 tasks of 5 rows, 3 features and 3 classes."""
     x, labels, settings = torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, steps)
     plan = pb.StoreAll().plan(steps)
-    data = (x, labels, None, torch.zeros(2), None, None, settings, settings, None, None, None, None)
+    settings = (settings, settings, None, None, None)
+    data = (x, labels, None, torch.zeros(2), None, None, *settings, None, None, None)
     sizes = (
         loss,
         coordinates,
         "tasks",
+        "sgd",
         3,
         True,
         1.0,
         1.0,
-        False,
+        *(0, 1, 0),
         steps,
         list(plan.ops),
         plan.slots,

@@ -53,7 +53,7 @@ class Adam {
       if (top) Team::store(top + i, largest = larger(Team::load(top + i), largest));
       Team::store(mean + i, x.mean);
       Team::store(square + i, x.square);
-      Team::store(state + i, s.shrink * w - s.rate * (x.mean / (square_root(largest) * s.scale + s.eps)));
+      Team::store(state + i, w - s.faded * w - s.rate * (x.mean / (square_root(largest) * s.scale + s.eps)));
     });
   }
 
@@ -94,7 +94,7 @@ class Adam {
       sum[5] += (decoupled ? w_bar : h_bar) * w;
       Team::store(mean_bar + i, s.beta1 * m_bar);
       Team::store(square_bar + i, s.beta2 * v_bar);
-      Team::store(state_bar + i, s.shrink * w_bar + s.coupled * h_bar);
+      Team::store(state_bar + i, w_bar - s.faded * w_bar + s.coupled * h_bar);
       Team::store(g_bar + i, h_bar);
     });
     set_bars(team, t, sums);
@@ -103,8 +103,8 @@ class Adam {
  private:
   struct Numbers {
     T beta1, rest1, beta2, rest2, eps;
-    T rate, scale;      // lr / a, 1 / sqrt(c)
-    T coupled, shrink;  // the weight decay of Adam; 1 - lr wd of AdamW, or 1
+    T rate, scale;     // lr / a, 1 / sqrt(c)
+    T coupled, faded;  // the weight decay of Adam, lr wd of AdamW; 0 for the other
   };
 
   struct Moments {
@@ -138,7 +138,7 @@ class Adam {
             .rate = static_cast<T>(lr / Correction(beta1, n).value),
             .scale = static_cast<T>(1 / square_root(Correction(beta2, n).value)),
             .coupled = decoupled_ ? T(0) : decay,
-            .shrink = decoupled_ ? 1 - lr * decay : T(1)};
+            .faded = decoupled_ ? lr * decay : T(0)};
   }
 
   PB_HD void set_bars(const Team& team, Index t, const T (&sums)[6]) const {

@@ -19,7 +19,9 @@ LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 """The row losses that have native kernels."""
 
 NATIVE = tuple(
-    one for one in vars(optimizers).values() if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
+    one
+    for one in vars(optimizers).values()
+    if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
 )
 """The classes of the optimizers that have native kernels."""
 
@@ -83,7 +85,9 @@ def _optimizer_reasons(call: Call) -> list[str]:
     count = state.buffers[0][-1]
     if not count.is_cpu or torch.compiler.is_compiling() or int(count) == state.step:
         return []
-    return [f"the optimizer's state counts {int(count)} steps, but state.step is {state.step} (need the same)"]
+    return [
+        f"the optimizer's state counts {int(count)} steps, but state.step is {state.step} (need the same)"
+    ]
 
 
 def counts_steps(optimizer: Optimizer) -> bool:

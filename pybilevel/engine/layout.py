@@ -151,7 +151,11 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     problem, optimizer = call.problem, call.optimizer
     assert problem is not None
     native = OPTIMIZERS[optimizer.name]
-    tasks, flags, buffers = prod(problem.tasks), native.bits(optimizer), native.count(optimizer, call.settings)
+    tasks, flags, buffers = (
+        prod(problem.tasks),
+        native.bits(optimizer),
+        native.kept(optimizer, call.settings),
+    )
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
     excluded = _excluded(call, problem, size, buffers)
@@ -174,20 +178,23 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
 
 
 def _wanted(tensors: Sequence[Tensor | None], linear: bool, nesterov: bool) -> Wanted:
-    """What autograd will ask for, of tensors in the order of the schema. (Settings: whether the gradient is made again.)"""
+    """What autograd will ask for, of tensors in the order of the schema. (`settings`: the gradient.)"""
     if not torch.is_grad_enabled():
         return Wanted(False, False, False, False)
     needs = [t is not None and t.requires_grad for t in tensors]
-    return Wanted(any(needs), needs[0], needs[0] or needs[2], not linear or needs[6] or (needs[7] and nesterov))
+    return Wanted(
+        any(needs), needs[0], needs[0] or needs[2], not linear or needs[6] or (needs[7] and nesterov)
+    )
 
 
-def _excluded(
-    call: Call, problem: LinearProblem, size: LinearSize, buffers: int
-) -> dict[Coordinates, str]:
+def _excluded(call: Call, problem: LinearProblem, size: LinearSize, buffers: int) -> dict[Coordinates, str]:
     """Which coordinates cannot take the call, or would round worse, and why."""
     name = call.optimizer.name
     if not OPTIMIZERS[name].linear:
-        return {"dual": f"the step of {name} is not linear: primal coordinates only", "normal": "normal ones too"}
+        return {
+            "dual": f"the step of {name} is not linear: primal coordinates only",
+            "normal": "normal ones too",
+        }
     found: dict[Coordinates, str] = {}
     if problem.loss != "squared":
         found["normal"] = "normal coordinates need the squared loss"

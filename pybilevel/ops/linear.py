@@ -7,11 +7,11 @@
                              flags, buffers, start, steps, plan, slots, truncated, keep)
         -> w [B,D,c], buffers [K,B,D,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
-B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set), K = `buffers` of the
-optimizer beside w. Settings and flags are those of `optimizers.NativeOptimizer`, in its order; `start` steps were taken
-before these (they count in the bias correction of Adam). `status` is -1, or
-the first t for which w_t is not finite. `outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of
-the trajectory holds the predictions of its state too.
+B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set), K = `buffers` of
+the optimizer beside w. Settings and flags are those of `optimizers.NativeOptimizer`, in its order; `start` steps were
+taken before these (Adam's bias correction counts them). `status` is -1, or the first t for which w_t is not finite.
+`outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of the trajectory holds the predictions of
+its state too.
 """
 
 from collections.abc import Sequence

@@ -12,9 +12,9 @@ class NativeOptimizer(NamedTuple):
     """What a header tells of its optimizer, in the names of the Python class.
 
     Attributes:
-        settings: in the order of the operators' `setting0`, `setting1`, ...; "" for those that it does not have.
+        settings: in the order of the operators' `setting0`, `setting1`, ...; "" behind the last.
         flags: attributes that are True or False, in the order of the bits of `flags`.
-        buffers: (name, the setting or flag without which there is none, or ""), in the order of the operators' `buffers`.
+        buffers: (name, the setting or flag without which there is none, or ""), in the operators' order.
         linear: a step is linear in state and gradient, so that coordinates other than primal ones can take it.
     """
 
@@ -27,7 +27,7 @@ class NativeOptimizer(NamedTuple):
         """The settings as the operators take them, None where the optimizer does not use one."""
         return [settings.get(name) for name in self.settings]
 
-    def count(self, optimizer: Any, settings: Collection[str]) -> int:
+    def kept(self, optimizer: Any, settings: Collection[str]) -> int:
         """How many buffers of the size of w an optimizer with these settings keeps."""
         return sum(
             not needs or needs in settings or (needs in self.flags and bool(getattr(optimizer, needs)))

@@ -31,6 +31,7 @@ class Adagrad:
     Attributes:
         has_lr_decay: whether lr_decay is used: always, except when it is the number 0.
         has_weight_decay: the same of weight_decay.
+        starts_above_zero: whether `init` may give more than zeros: initial_accumulator_value is not the number 0.
         buffer_names: what `init` returns, in torch.optim's names. `step` is the count n, (), not differentiated.
 
     Memory: one buffer of the size of the parameters.
@@ -65,6 +66,7 @@ class Adagrad:
         self.eps = eps
         self.has_lr_decay = not is_zero(lr_decay)
         self.has_weight_decay = not is_zero(weight_decay)
+        self.starts_above_zero = not is_zero(initial_accumulator_value)
         self.buffer_names = ("sum", "step") if self.has_lr_decay else ("sum",)
 
     def settings(self) -> dict[str, Any]:

@@ -13,9 +13,12 @@ namespace {
 
 using pb::Coordinates;
 using pb::Index;
+using pb::InnerOptimizer;
 using pb::LinearLoss;
 
 constexpr auto kSoftmax = LinearLoss::kSoftmax, kSquared = LinearLoss::kSquared;
+constexpr auto kAdam = InnerOptimizer::kAdam, kAdamW = InnerOptimizer::kAdamW,
+               kRmsProp = InnerOptimizer::kRmsProp, kAdagrad = InnerOptimizer::kAdagrad;
 constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual, kNormal = Coordinates::kNormal;
 
 // How the tasks run, and on which device.
@@ -32,7 +35,7 @@ constexpr Run kGrid{{227 * 1024, 2}, true}, kOtherGrid{{227 * 1024, 3}, true};
 
 std::vector<double> run_cpu(const Case& c) {
   const pb::LinearEntries<double>& kernels = pb::linear_kernels_baseline.in<double>();
-  const pb::LinearVariant variant{c.loss, c.coordinates};
+  const pb::LinearVariant variant = c.variant();
   Batch batch(c, kernels.tape_size(Batch(c, 1).params, variant, pb::Regime::kTasks));
   const pb::Parallel parallel{[](Index count, pb::Parallel::Body body, void* context) {
     for (Index i = 0; i < count; ++i) body(context, i);
@@ -44,7 +47,7 @@ std::vector<double> run_cpu(const Case& c) {
 }
 
 void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
-  const pb::LinearVariant variant{c.loss, c.coordinates};
+  const pb::LinearVariant variant = c.variant();
   const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, run.rows, reverse, run.device);
   std::vector<double> workspace(static_cast<std::size_t>(how.workspace_size));
   batch.params.workspace = workspace.data();
@@ -56,7 +59,7 @@ void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
 }
 
 std::vector<double> run_cuda(const Case& c, const Run& run) {
-  const pb::LinearVariant variant{c.loss, c.coordinates};
+  const pb::LinearVariant variant = c.variant();
   Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.rows, false, run.device).tape_size);
   run_half(batch, c, run, false);
   batch.prepare_reverse();
@@ -127,17 +130,23 @@ bool refuses_large_tasks() {
 }
 
 // name, loss, coordinates, tasks, rows, queries, features, classes, steps, slots,
-// momentum, nesterov, decay, soft, w0, velocity0, bias
+// momentum, nesterov, decay, soft, w0, velocity0, bias, optimizer, start
 const Case kCases[] = {
     {"few-shot", kSoftmax, kPrimal, 3, 5, 7, 9, 3, 4},
     {"few-shot, dual", kSoftmax, kDual, 3, 5, 7, 9, 3, 4},
     {"everything", kSoftmax, kPrimal, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, true, true},
     {"everything, dual", kSoftmax, kDual, 2, 7, 3, 5, 3, 3, 1, true, true, true, true, true, false, true},
+    {"adam", kSoftmax, kPrimal, 2, 5, 3, 6, 3, 3, 1, false, false, true, false, true, true, true, kAdam, 4},
+    {"rmsprop", kSquared, kPrimal, 2, 5, 3, 6, 2, 3, 1, false, false, true, false, true, true, true,
+     kRmsProp},
     {"squared", kSquared, kPrimal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
     {"squared, dual", kSquared, kDual, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
     {"squared, normal", kSquared, kNormal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false,
      false},
 #ifndef PB_CUDA_EMULATOR_THREADS
+    {"adamw", kSquared, kPrimal, 2, 5, 3, 6, 2, 4, -1, false, false, true, false, false, false, true, kAdamW},
+    {"adagrad", kSoftmax, kPrimal, 2, 5, 3, 6, 3, 4, 2, false, false, true, true, true, true, true, kAdagrad,
+     2},
     {"no query", kSoftmax, kPrimal, 2, 4, 0, 3, 2, 5, 2, true},
     {"no query, dual", kSoftmax, kDual, 2, 4, 0, 3, 2, 5, 2, true},
     {"one of all", kSquared, kPrimal, 1, 1, 1, 1, 1, 1},

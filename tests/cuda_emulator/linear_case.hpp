@@ -5,9 +5,11 @@
 #include <deque>
 #include <limits>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "core/placed_plan.hpp"
+#include "driver/any_optimizer.hpp"
 #include "driver/linear_variant.hpp"
 #include "problems/linear_params.hpp"
 
@@ -17,8 +19,13 @@ struct Case {
   pb::Coordinates coordinates;
   pb::Index tasks, rows, queries, features, classes, steps;
   pb::Index slots = -1;  // of Revolve; -1: store all
+  // Of SGD but for weight decay; `velocity0`: the buffers of any optimizer start above zero.
   bool momentum = false, nesterov = false, decay = false, soft = false, w0 = false, velocity0 = false,
        bias = true;
+  pb::InnerOptimizer optimizer = pb::InnerOptimizer::kSgd;
+  pb::Index start = 0;
+
+  pb::LinearVariant variant() const { return {loss, coordinates, optimizer}; }
 };
 
 /// The params of a case and everything that they point to. The same case and seed give the same inputs.
@@ -29,21 +36,21 @@ class Batch {
 
   Batch(const Case& c, Index tape_size) : case_(c) {
     params.tasks = c.tasks, params.features = c.features, params.classes = c.classes, params.steps = c.steps;
-    params.bias = c.bias, params.nesterov = c.nesterov, params.poison = true;
+    params.bias = c.bias, params.poison = true;
     model_rows_ = c.features + c.bias;
     set_data(params.support, c.rows);
     if (c.queries > 0) set_data(params.query, c.queries);
     params.l2 = {inputs(1, 0.1), 0, 0};  // shared by all tasks
     params.l2_bar = {results(c.tasks), 1, 0};
     if (c.w0) params.w0 = model_inputs(), params.w0_bar = model_results();
-    if (c.velocity0) params.velocity0 = model_inputs(), params.velocity0_bar = model_results();
-    params.lr = setting(0.3);
-    if (c.momentum) params.momentum = setting(0.8);
-    if (c.decay) params.weight_decay = setting(0.1);
+    set_optimizer();
+    if (c.velocity0) set_buffers(params.buffers0, params.buffers0_bar);
     set_plan();
     params.trajectory = results(c.tasks * tape_size);
     params.w = model_results();
-    if (c.momentum) params.velocity = model_results();
+    if (params.optimizer.buffers > 0)
+      params.buffers = {{results(params.optimizer.buffers * buffer_size()), model_size(), c.classes},
+                        buffer_size()};
     if (c.queries > 0) params.loss = results(c.tasks);
     if (c.queries > 0)
       params.logits = {results(c.tasks * c.queries * c.classes), c.queries * c.classes, c.classes};
@@ -54,7 +61,10 @@ class Batch {
   /// Cotangents of all results, and the results themselves where the reverse half reads them.
   void prepare_reverse() {
     params.w_bar = model_inputs();
-    if (case_.momentum) params.velocity_bar = model_inputs();
+    if (params.optimizer.buffers > 0)
+      params.buffers_bar = {
+          {inputs(params.optimizer.buffers * buffer_size(), 0.5), model_size(), case_.classes},
+          buffer_size()};
     if (case_.queries > 0) params.loss_bar = inputs(case_.tasks, 1);
     if (case_.queries > 0)
       params.logits_bar = {inputs(params.logits.task * case_.tasks, 1), params.logits.task,
@@ -91,14 +101,37 @@ class Batch {
         .data();
   }
 
-  pb::Batch<const double> model_inputs() {
-    const Index size = model_rows_ * case_.classes;
-    return {inputs(case_.tasks * size, 0.5), size, case_.classes};
+  Index model_size() const { return model_rows_ * case_.classes; }
+  Index buffer_size() const { return case_.tasks * model_size(); }
+
+  pb::Batch<const double> model_inputs() { return {inputs(buffer_size(), 0.5), model_size(), case_.classes}; }
+
+  pb::Batch<double> model_results() { return {results(buffer_size()), model_size(), case_.classes}; }
+
+  // Positive: some are sums of squares.
+  void set_buffers(pb::Batches<const double>& values, pb::Batches<double>& bars) {
+    const Index count = params.optimizer.buffers;
+    values = {{positive_inputs(count * buffer_size(), 0.5), model_size(), case_.classes}, buffer_size()};
+    bars = {{results(count * buffer_size()), model_size(), case_.classes}, buffer_size()};
   }
 
-  pb::Batch<double> model_results() {
-    const Index size = model_rows_ * case_.classes;
-    return {results(case_.tasks * size), size, case_.classes};
+  // Every setting and flag that the optimizer has, but for those of SGD that the case leaves out.
+  void set_optimizer() {
+    const pb::OptimizerInfo& row = pb::info(case_.optimizer);
+    const bool sgd = case_.optimizer == pb::InnerOptimizer::kSgd;
+    pb::OptimizerParams<double>& p = params.optimizer;
+    p.row = static_cast<int>(case_.optimizer), p.start = case_.start;
+    p.flags = sgd ? case_.nesterov : 1u;
+    unsigned present = 0;
+    for (int i = 0; i < pb::kMaxSettings; ++i) {
+      const std::string_view name = row.settings[i];
+      const bool left_out =
+          (name == "momentum" && sgd && !case_.momentum) || (name == "weight_decay" && !case_.decay);
+      if (name.empty() || left_out) continue;
+      p.settings[i] = setting(name == "lr" ? 0.3 : name == "weight_decay" || name == "eps" ? 0.1 : 0.8);
+      present |= 1u << i;
+    }
+    p.buffers = pb::count_buffers(row, present, p.flags);
   }
 
   pb::Setting<double> setting(double scale) {

@@ -8,6 +8,7 @@ from any_case import any_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, regimes, total
+from linear_optimizers import RICHEST, USUAL
 
 import pybilevel as pb
 
@@ -33,7 +34,7 @@ def test_schedules(pair, dtype):
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_budgets(row):
     """From the least budget that is accepted to one that holds everything."""
-    case = case_of((*row, "momentum"), steps=12)
+    case = case_of((*row, USUAL[row[-1]]), steps=12)
     with forced(row[2]):
         whole = fused(case, memory="1GiB")
         least = least_budget(case)
@@ -54,7 +55,7 @@ LARGE = {"n": 330, "m": 300, "d": 90, "c": 11, "tasks": (2,), "steps": 3}  # pro
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_threads_and_regimes(row, dtype):
     """1 thread == 2 threads == 3 threads, and a thread per task == all threads on the rows of a task."""
-    case = case_of((*row, "nesterov-decay"), dtype=dtype, **LARGE)
+    case = case_of((*row, RICHEST[row[-1]]), dtype=dtype, **LARGE)
     found = []
     threads = torch.get_num_threads()
     try:
@@ -84,7 +85,7 @@ def test_sampled(drawn, number, schedule, dtype):
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_batches_of_tasks(row):
     """A task's result does not depend on the tasks beside it."""
-    case = case_of((*row, "momentum"), tasks=(70,), n=4, d=3, c=3, w0=False)
+    case = case_of((*row, USUAL[row[-1]]), tasks=(70,), n=4, d=3, c=3, w0=False)
     leaves = case.inputs()
     with forced(row[2]):
         together = Built(case, leaves).fused()["loss"]
@@ -117,7 +118,7 @@ def test_repetition_and_poison(pair, monkeypatch):
 )
 def test_second_backward(row, schedule):
     """With retain_graph, the reverse half may have overwritten slots: the forward half runs again, to the same bits."""
-    case = case_of((*row, "momentum"), steps=7, objective="ml")
+    case = case_of((*row, USUAL[row[-1]]), steps=7, objective="ml")
     leaves = case.inputs()
     with forced(row[2]):
         outer = total(Built(case, leaves).fused(memory=schedule))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, exact, forced, fused, total
+from linear_optimizers import USUAL
 from tolerance import assert_all_match
 
 import pybilevel as pb
@@ -21,7 +22,7 @@ def in_two_calls(case, leaves, *, detach=False):
     optimizers = []
     for part in (slice(0, A), slice(A, A + B)):
         cut = {name: value[..., part] for name, value in built.settings.items()}
-        optimizers.append(type(built.solver())(**cut, **built.flags))
+        optimizers.append(built.solver_with(cut))
     _, state = pb.unroll(
         built.problem, built.w0, steps=A, optimizer=optimizers[0], return_state=True, backend="fused"
     )
@@ -30,7 +31,7 @@ def in_two_calls(case, leaves, *, detach=False):
         built.problem, steps=B, optimizer=optimizers[1], state=state, return_state=True, backend="fused"
     )
     assert last.step == A + B
-    return {"w": w} | {f"buffer{i}": b for i, b in enumerate(last.buffers[0])}
+    return {"w": w} | built.buffers(last)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -51,7 +52,7 @@ def test_state(pair):
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_detached_state_is_truncation(row):
-    case = case_of((*row, "momentum"), steps=A + B, objective="state")
+    case = case_of((*row, USUAL[row[-1]]), steps=A + B, objective="state")
     leaves = case.inputs()
     with forced(row[2]):
         parts = in_two_calls(case, leaves, detach=True)

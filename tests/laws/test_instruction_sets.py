@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from linear_cases import ROWS, Case, exact, forced, fused, plain
+from linear_optimizers import USUAL
 from tolerance import assert_matches
 
 from pybilevel import _C
 
 CASES = [
-    (way, Case(loss, targets, optimizer, "momentum", tasks=(9,), n=13, d=21, dtype=dtype, objective="ml"))
+    (
+        way,
+        Case(loss, targets, optimizer, USUAL[optimizer], tasks=(9,), n=13, d=21, dtype=dtype, objective="ml"),
+    )
     for loss, targets, way, optimizer in ROWS
     for dtype in (torch.float32, torch.float64)
 ]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from linear_cases import PAIRS, ROWS, Case, exact, forced, fused, plain
+from linear_optimizers import USUAL
 from tolerance import assert_matches
 
 import pybilevel as pb
@@ -41,7 +42,9 @@ def test_float32(pair, size):
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_float32_through_many_steps(row):
     loss, targets, coordinates, optimizer = row
-    case = Case(loss, targets, optimizer, "momentum", steps=60, dtype=torch.float32, **SIZES[coordinates][1])
+    case = Case(
+        loss, targets, optimizer, USUAL[optimizer], steps=60, dtype=torch.float32, **SIZES[coordinates][1]
+    )
     assert_precise(case, coordinates)
 
 

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 import torch
 from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, regimes
+from linear_optimizers import RICHEST, USUAL
 
 import pybilevel as pb
 from pybilevel.engine import fused as engine
@@ -44,7 +45,7 @@ def test_keeping_them_changes_no_bit(pair, dtype):
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_nor_with_checkpoints(row, schedule):
     """The engine asks for it only where all is stored; the operators take it with any plan."""
-    case = case_of((*row, "nesterov"), steps=9)
+    case = case_of((*row, RICHEST[row[-1]]), steps=9)
     with forced(row[2]):
         with stored(schedule, False):
             expected = fused(case)
@@ -68,7 +69,7 @@ def test_nor_where_the_plan_is_truncated(way, truncate):
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_only_a_call_that_can_be_reversed_leaves_anything(row, objective):
     """States with their predictions, and behind them the cotangent of a model where there is an outer objective."""
-    case = case_of((*row, "momentum"), steps=4, objective=objective)
+    case = case_of((*row, USUAL[row[-1]]), steps=4, objective=objective)
     with forced(row[2]), mock.patch.object(engine, "linear_unroll", wraps=engine.linear_unroll) as unroll:
         built = Built(case, case.inputs())
         there_and_back = built.fused()
@@ -79,7 +80,7 @@ def test_only_a_call_that_can_be_reversed_leaves_anything(row, objective):
     found = [linear_unroll(*call.args).trajectory.shape for call in unroll.call_args_list]
     arguments = dict(zip(NAMES, unroll.call_args.args, strict=True))
     x, coordinates, regime = (arguments[name] for name in ("x", "coordinates", "regime"))
-    state = state_size(x, case.c, case.bias, coordinates, regime, True)
+    state = state_size(x, case.c, case.bias, coordinates, regime, arguments["buffers"])
     slot = state + predictions_size(x, case.c, coordinates, regime)
     model = model_size(x, case.c) if objective == "ho" else 0
     tasks = padded_tasks(x, regime)
