@@ -260,7 +260,8 @@ class _LinearUnroll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        names = (*BEFORE, *OPTIMIZERS[ctx.rest[3]].settings, *BEHIND)
+        _loss, _coordinates, _regime, optimizer, *_ = ctx.rest
+        names = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND)
         check_alive(zip(names, ctx.saved_tensors, strict=False))
         return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
 
