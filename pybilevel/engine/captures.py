@@ -135,13 +135,14 @@ def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> tuple[list[Tensor], l
     """A walk over the graph of `value`, about 1 us a node.
 
     Returns:
-        The leaves that carry gradients into it beside `own`, and the names of the custom functions in it that are
-        marked once_differentiable: torch's second backward through those is not an error but zero, in silence.
+        The leaves that carry gradients into it beside `own` (and not by them), and the names of the custom functions in
+        it that are marked once_differentiable: torch's second backward through those is not an error but zero, in
+        silence.
     """
     ours = {id(leaf) for leaf in own}
     foreign: list[Tensor] = []
     once: list[str] = []
-    seen: set[Any] = set()
+    seen: set[Any] = {leaf.grad_fn for leaf in own if leaf.grad_fn is not None}
     stack: list[Any] = [value.grad_fn]
     while stack:
         node = stack.pop()

@@ -27,11 +27,13 @@ class GradientMap:
     """g(w, theta) = dL/dw, its pullback and its tangents; all tensors in and out are free of graphs.
 
     `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients. `moment` is given
-    to the loss as it is, at every evaluation: its step, and what it carries.
+    to the loss as it is, at every evaluation: its step, and what it carries. `forward_only`: the same loss for where
+    the gradient in w is all that is wanted.
     """
 
-    def __init__(self, loss: Loss, nested: bool = False) -> None:
+    def __init__(self, loss: Loss, nested: bool = False, forward_only: Loss | None = None) -> None:
         self._loss = loss
+        self._forward_only = forward_only or loss
         self._nested = nested
         self._forward_mode = False
         self._one_by_one = False
@@ -46,7 +48,7 @@ class GradientMap:
         """dL/dw. `inspect(loss, leaves)` may look at the graph before it goes."""
         leaves, inputs, _ = self._fresh(w, theta, [False] * len(theta))
         with torch.enable_grad():
-            value = self._loss(leaves, inputs, moment or Moment())
+            value = self._forward_only(leaves, inputs, moment or Moment())
             if inspect is not None:
                 inspect(value, leaves + inputs)
             if not value.requires_grad:

@@ -43,7 +43,7 @@ class Dynamics:
             else Observer(call.callback, self.spec, call.start, self._loss.streams)
         )
         self.tape_bytes = self._loss.tape_bytes
-        self.gradient_map = GradientMap(self._loss, self._loss.nested)
+        self.gradient_map = GradientMap(self._loss, self._loss.nested, self._loss.forward_only)
         self._first_order = isinstance(call.method, Reverse) and call.method.first_order
         self._optimizer = call.optimizer
         self._keys: list[tuple[str, int | None]] = [(name, None) for name in call.settings]

@@ -1,6 +1,7 @@
 """The inner loss of a call as one function of flat tensors, (w, theta, moment) -> number, for the generic engine."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils import _pytree as pytree
 from pybilevel.engine import captures
 from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
+from pybilevel.engine.compiled import compiled, is_compiled, uncompiled
 from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.randomness import Streams
 from pybilevel.engine.tasks import check_batch
@@ -61,6 +63,10 @@ class ProblemLoss:
             problem = problem.take(self._rows(problem, moment))
         return problem(w[0]).sum()
 
+    def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
+        """The loss where no gradient but that in w is asked for."""
+        return self(w, theta, moment)
+
     def module_buffers(self, carried: Sequence[Tensor]) -> dict[str, Tensor]:
         """A problem has no module."""
         return {}
@@ -103,6 +109,7 @@ class CallableLoss:
         ]
         self._tasks = call.mapped
         self._captured: tuple[Tensor, ...] = ()
+        self._compiled = False
         self.streams = Streams()
         self._module_buffers = _start_buffers(call)
         self.carried = tuple(self._module_buffers.values())
@@ -121,13 +128,21 @@ class CallableLoss:
         with captures.Substitute(self._captured, theta[first:last]):
             return self._evaluate(w, theta[:first], theta[last:], moment)
 
+    def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
+        """The loss where no gradient but that in w is asked for: compiled, if it was given so and can be."""
+        if not self._compiled:
+            return self(w, theta, moment)
+        first, last = len(self._places), len(theta) - self.stacks
+        return self._evaluate(w, theta[:first], theta[last:], moment, compiled)
+
     def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
         """Looks at the graph of a value. ValueError if a tensor enters it that the first pass did not see.
 
         Returns:
             The custom functions in it whose second backward is missing.
         """
-        foreign, once = captures.inspect_graph(value, leaves)
+        # a compiled loss still takes the captured tensors themselves
+        foreign, once = captures.inspect_graph(value, [*leaves, *self._captured])
         if foreign:
             raise ValueError(
                 f"inner uses {captures.describe(self._inner, foreign)} in a way that hides it from pybilevel (a "
@@ -160,6 +175,7 @@ class CallableLoss:
         self._relied = seen.relied
         self.streams = _streams(call, seen)
         self.carried = (*self.streams.start, *self.carried)
+        self._compiled = is_compiled(call.inner) and not self.carried and self._tasks is None
         if self.streams.elsewhere:
             with torch.enable_grad(), self.streams.undisturbed():
                 self._relied.expect(self._probe(w, given)[1]())
@@ -176,7 +192,14 @@ class CallableLoss:
         """The buffers of the module among what an iterate carries, by name."""
         return dict(zip(self._module_buffers, carried[len(self.streams) :], strict=True))
 
-    def _evaluate(self, w: Tensors, hparams: Tensors, parts: Tensors, moment: Moment) -> Tensor:
+    def _evaluate(
+        self,
+        w: Tensors,
+        hparams: Tensors,
+        parts: Tensors,
+        moment: Moment,
+        stance: Callable[[], AbstractContextManager[Any]] = uncompiled,
+    ) -> Tensor:
         """The loss, summed over tasks, with the draws and buffers of the moment; leaves there what comes after."""
         self.streams.write(moment.before[: len(self.streams)])
         buffers = (moment.before or self.carried)[len(self.streams) :]
@@ -184,13 +207,14 @@ class CallableLoss:
         for i, leaf in zip(self._places, hparams, strict=True):
             leaves[i] = leaf
         batch = None if self._batches is None else self._batches.at(moment.t, parts)
-        if self._tasks is None:
-            value, after = self._one(w, leaves, batch, buffers)
-        else:
-            if self._batches is not None and self._batches.lazy:
-                check_batch(batch, self._tasks.size, moment.t)
-            values, after = self._tasks.map(self._one, w, leaves, batch, buffers)
-            value = values.sum()
+        with stance():
+            if self._tasks is None:
+                value, after = self._one(w, leaves, batch, buffers)
+            else:
+                if self._batches is not None and self._batches.lazy:
+                    check_batch(batch, self._tasks.size, moment.t)
+                values, after = self._tasks.map(self._one, w, leaves, batch, buffers)
+                value = values.sum()
         moment.after = (*self.streams.read(), *after)
         return value
 

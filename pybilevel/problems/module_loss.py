@@ -21,7 +21,8 @@ class ModuleLoss:
         inner.load(w)                                            # where the trained weights are wanted in `net`
 
     Args:
-        net: the module. Its modes are its own: dropout and BatchNorm in train mode act as they do in training.
+        net: the module, compiled or not. Its modes are its own: dropout and BatchNorm in train mode act as they do in
+            training.
         loss: loss(model, hparams, batch) -> number; without its second argument where `unroll` has no hparams, without
             its last where it has no batches. `model` is `net` with the parameters of the inner problem.
         buffers: what becomes of buffers (running statistics of BatchNorm and InstanceNorm layers in train mode):
@@ -29,6 +30,11 @@ class ModuleLoss:
             (MAML); "frozen": the running ones are used and not changed, as in eval mode; "carry": every forward changes
             the buffers, of whatever module, as training does; they travel with the iterates and in
             `State.module_buffers`, without gradients, and those of `net` stay as they are until `load`.
+
+    Attributes:
+        net: the module, uncompiled.
+        loss, policy: as given.
+        compiled: whether torch.compile made the module or the loss.
 
     Parameters of `net` that are not among w keep their values, and get gradients like every captured tensor.
 
@@ -47,10 +53,11 @@ class ModuleLoss:
             raise TypeError(f"loss must be a callable loss(model, ...) -> number, got {loss!r}")
         if buffers not in get_args(Policy):
             raise ValueError(f"buffers must be one of {', '.join(get_args(Policy))}, got {buffers!r}")
-        self.net = net
+        self.net: nn.Module = getattr(net, "_orig_mod", net)
         self.loss = loss
         self.policy = buffers
-        self._called = _Called(net, loss)
+        self.compiled = self.net is not net or hasattr(loss, "_torchdynamo_orig_callable")
+        self._called = _Called(self.net, net, loss)
 
     def parameters(self, which: Which = None) -> dict[str, Tensor]:
         """Parameters of the module by name, the very tensors: as w0, they get the gradients of the initial weights.
@@ -151,15 +158,19 @@ class ModuleLoss:
 
 
 class _Called(nn.Module):
-    """The loss as the forward of a module that holds the other, so that functional_call reaches all uses of it."""
+    """The loss as the forward of a module that holds the other, so that functional_call reaches all uses of it.
 
-    def __init__(self, net: nn.Module, loss: Callable[..., Tensor]) -> None:
+    `model` is `net`, or compiled from it.
+    """
+
+    def __init__(self, net: nn.Module, model: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.net = net
-        self._loss = (loss,)  # in a tuple: a loss that is a module is none of ours
+        self._held = (loss, model)  # in a tuple: not to be registered
 
     def forward(self, *rest: Any) -> Tensor:
-        return self._loss[0](self.net, *rest)
+        loss, model = self._held
+        return loss(model, *rest)
 
 
 def _named(every: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:

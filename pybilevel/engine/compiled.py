@@ -1,0 +1,50 @@
+"""Inner losses that torch.compile made, or that call what it made.
+
+A compiled function has no second backward, hides what it captures and draws other random numbers, so the engine runs
+the code that it was made of, uncompiled. Only where the gradient in w is all that is wanted, which is every step
+forward, it runs compiled, if it can.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from pybilevel.problems import ModuleLoss
+
+
+def is_compiled(inner: Callable[..., Any]) -> bool:
+    """Whether torch.compile returned `inner`, or the module or the loss of a ModuleLoss.
+
+    Raises:
+        TypeError: it was given a ModuleLoss, which hides the buffers that it carries.
+    """
+    if isinstance(inner, ModuleLoss):
+        return inner.compiled
+    original = getattr(inner, "_torchdynamo_orig_callable", None)
+    cells = getattr(original, "__closure__", None) or ()
+    if any(isinstance(part, ModuleLoss) for part in (original, *(cell.cell_contents for cell in cells))):
+        raise TypeError(
+            "inner is a compiled pb.ModuleLoss: compile what it is made of, pb.ModuleLoss(torch.compile(net), loss)"
+        )
+    return original is not None
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Within it, compiled functions and modules run as the Python code that they were made of."""
+    # nothing is compiled before this module is there, and it takes a second to import
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return _stance("force_eager")
+
+
+def compiled() -> AbstractContextManager[Any]:
+    """Within it, they run compiled again."""
+    return _stance("default")
+
+
+def _stance(name: str) -> AbstractContextManager[Any]:
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance(name)
+    return stance
