@@ -6,11 +6,12 @@ from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.recorder import Recorder
 from pybilevel.engine.state import State
 from pybilevel.engine.unroll import unroll
-from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.errors import BackendError, DivergenceError, VerificationError
 from pybilevel.methods import Forward, Implicit, Reverse, Spectral
 from pybilevel.objectives import (
     Hypergradient,
     MetaObjective,
+    Verification,
     explain,
     ho_objective,
     hypergradient,
@@ -51,6 +52,8 @@ __all__ = [
     "Spectral",
     "State",
     "StoreAll",
+    "Verification",
+    "VerificationError",
     "build_info",
     "constraints",
     "explain",

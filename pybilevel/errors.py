@@ -30,3 +30,17 @@ class BackendError(ValueError):
         self.reasons = tuple(reasons)
         lines = "\n".join(f"  - {reason}" for reason in self.reasons)
         super().__init__(f'backend="{backend}" cannot run this call:\n{lines}\nRemedy: {remedy}.')
+
+
+class VerificationError(RuntimeError):
+    """Two ways to compute a hypergradient disagree by more than rounding explains.
+
+    Attributes:
+        difference: the relative difference of the two.
+        limit: what rounding may explain.
+    """
+
+    def __init__(self, what: str, difference: float, limit: float, remedy: str) -> None:
+        self.difference = difference
+        self.limit = limit
+        super().__init__(f"{what}: relative difference {difference:.3g}, more than {limit:.3g}. {remedy}")

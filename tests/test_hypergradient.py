@@ -132,7 +132,6 @@ def plain(hparams=None, **options):
 
 
 ERRORS = {
-    "verify": (lambda: call(verify=True), NotImplementedError, "verify=True compares two methods"),
     "nothing given": (plain, ValueError, "wrt is None and so is hparams: pass the tensors"),
     "frozen problem": (
         lambda: call(INNER.with_tensors({k: t.detach() for k, t in INNER.tensors().items()})),

@@ -4,5 +4,14 @@ from pybilevel.objectives.explain import explain
 from pybilevel.objectives.hypergradient import Hypergradient, hypergradient
 from pybilevel.objectives.hyperopt import ho_objective
 from pybilevel.objectives.meta import MetaObjective, ml_objective
+from pybilevel.objectives.verification import Verification
 
-__all__ = ["Hypergradient", "MetaObjective", "explain", "ho_objective", "hypergradient", "ml_objective"]
+__all__ = [
+    "Hypergradient",
+    "MetaObjective",
+    "Verification",
+    "explain",
+    "ho_objective",
+    "hypergradient",
+    "ml_objective",
+]
