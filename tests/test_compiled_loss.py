@@ -112,3 +112,22 @@ def test_a_compiled_module_loss_says_what_to_compile():
     inner = ModuleLoss(nn.Linear(4, 3).double(), criterion)
     with pytest.raises(TypeError, match=r"pb.ModuleLoss\(torch.compile\(net\), loss\)"):
         unroll(torch.compile(inner), inner.parameters(), steps=2, optimizer=SGD(0.1), batches=(X[:2], Y[:2]))
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, bar):
+        return 2 * ctx.saved_tensors[0] * bar
+
+
+def test_a_hidden_capture_is_an_error_here_too(compiler):
+    backend, _ = compiler
+    scale = leaf(4)
+    inner = torch.compile(lambda w: (Square.apply(scale) * w * scale).sum(), backend=backend)
+    with pytest.raises(ValueError, match=r"inner uses a tensor \[4\] torch.float64 in a way that hides it"):
+        generic(inner, leaf(4), lr=0.1)

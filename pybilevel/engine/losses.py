@@ -13,6 +13,7 @@ from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.compiled import compiled, is_compiled, uncompiled
 from pybilevel.engine.iterate import Moment, Tensors
+from pybilevel.engine.loss_checks import check_changed, check_first, check_mutated, check_value
 from pybilevel.engine.randomness import Streams
 from pybilevel.engine.tasks import check_batch
 from pybilevel.problems import LinearProblem, ModuleLoss
@@ -77,9 +78,9 @@ class ProblemLoss:
 
     def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
         """Raise if the data changed between forward and backward."""
-        _check_changed(self._problem, self._relied)
+        check_changed(self._problem, self._relied)
         if self._batches is not None:
-            _check_first(
+            check_first(
                 self._problem, self._first, lambda: self._rows(self._problem, Moment(0, self.carried)), ()
             )
 
@@ -141,8 +142,9 @@ class CallableLoss:
         Returns:
             The custom functions in it whose second backward is missing.
         """
-        # a compiled loss still takes the captured tensors themselves
-        foreign, once = captures.inspect_graph(value, [*leaves, *self._captured])
+        # where a compiled loss runs, it still takes the captured tensors themselves
+        known = [*leaves, *self._captured] if self._compiled else leaves
+        foreign, once = captures.inspect_graph(value, known)
         if foreign:
             raise ValueError(
                 f"inner uses {captures.describe(self._inner, foreign)} in a way that hides it from pybilevel (a "
@@ -158,29 +160,39 @@ class CallableLoss:
         Args:
             w, theta: as at t = 0.
         """
-        _check_changed(self._inner, self._relied)
+        check_changed(self._inner, self._relied)
         first, last = len(self._places), len(theta) - self.stacks
         own, probe = self._probe(w, [*theta[:first], *theta[last:]])
-        _check_first(self._inner, self._relied, probe, own)
+        check_first(self._inner, self._relied, probe, own)
 
     def _look(self, call: Call, w: Sequence[Tensor], given: Tensors) -> None:
         """One pass through the loss at t = 0, which finds what it captures."""
         own, probe = self._probe(w, given)
         value, seen = captures.find(probe, own, call.device)
-        _check_value(value)
-        _check_mutated(call.inner, seen)
+        check_value(value)
+        check_mutated(call.inner, seen)
         self._captured = seen.tensors
         self.nested = seen.nested
         self.tape_bytes = 4 * seen.made_bytes
         self._relied = seen.relied
         self.streams = _streams(call, seen)
         self.carried = (*self.streams.start, *self.carried)
-        self._compiled = is_compiled(call.inner) and not self.carried and self._tasks is None
+        if is_compiled(call.inner) and not self.carried and self._tasks is None:
+            self._look_inside(w, given)
+            self._compiled = True
         if self.streams.elsewhere:
             with torch.enable_grad(), self.streams.undisturbed():
                 self._relied.expect(self._probe(w, given)[1]())
         if self._batches is not None:
             self._relied.also(self._batches.held)
+
+    def _look_inside(self, w: Sequence[Tensor], given: Tensors) -> None:
+        """Inspects the graph of the code that a compiled loss was made of."""
+        first = len(given) - self.stacks
+        leaves = [x.detach().requires_grad_() for x in (*w, *given[:first], *self._captured, *given[first:])]
+        with torch.enable_grad():
+            value = self(leaves[: len(w)], leaves[len(w) :], Moment())
+        self.inspect(value, leaves)
 
     def _probe(self, w: Sequence[Tensor], given: Tensors) -> tuple[Tensors, Callable[[], Tensor]]:
         """New leaves of the arguments at t = 0, and the loss on them; `given` are hparams and the parts of a batch."""
@@ -235,7 +247,7 @@ class CallableLoss:
         else:
             value = self._inner(*arguments)
         if self._tasks is not None:
-            _check_value(value)
+            check_value(value)
             value = value.reshape(())
         return value, list(after.values())
 
@@ -256,49 +268,3 @@ def _start_buffers(call: Call) -> dict[str, Tensor]:
 
 def _streams(call: Call, seen: captures.Capture) -> Streams:
     return Streams(call.device, seen.generators, () if call.state is None else call.state.random)
-
-
-def _check_changed(inner: Any, relied: captures.Relied) -> None:
-    changed = relied.changed()
-    if changed:
-        raise RuntimeError(
-            f"inner uses {captures.describe(inner, changed)}, which was modified by an inplace operation between "
-            "forward and backward, so the gradient would be wrong: call backward first, or change a clone"
-        )
-
-
-def _check_value(value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"inner must return a tensor, got {type(value).__name__}")
-    if value.numel() != 1 or not value.is_floating_point():
-        raise ValueError(
-            f"inner must return one floating number, got shape {list(value.shape)} {value.dtype}: "
-            "add .mean() or .sum()"
-        )
-
-
-def _check_first(
-    inner: Any, first: captures.Relied, again: Callable[[], Tensor], own: Sequence[Tensor]
-) -> None:
-    unknown, same = first.replay(again, own)
-    if unknown:
-        raise RuntimeError(
-            f"inner uses {captures.describe(inner, unknown)} in the backward but not in the forward (a name "
-            "that it captures was bound to something else, such as the next batch), so "
-            "the gradient would be wrong: call backward first, or pass the tensor through hparams"
-        )
-    if not same:
-        raise RuntimeError(
-            "inner gives another value in the backward than in the forward (a number that it captures changed, or "
-            "it draws a batch itself), so the gradient would be wrong: call backward before the change, or pass "
-            "what changes through hparams or batches"
-        )
-
-
-def _check_mutated(inner: Any, seen: captures.Capture) -> None:
-    if seen.mutated:
-        raise ValueError(
-            f"inner changes {captures.describe(inner, seen.mutated)} in place (running statistics of BatchNorm?), "
-            'which every step and the backward would do again: use pb.ModuleLoss(net, loss), with buffers="carry" if '
-            "the change is wanted, or call .eval()"
-        )
