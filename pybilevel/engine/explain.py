@@ -2,7 +2,7 @@
 
 import torch
 
-from pybilevel.engine import forward, fused, generic, implicit, spectral
+from pybilevel.engine import forward, fused, implicit, spectral, workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
@@ -28,8 +28,8 @@ def explain_call(call: Call) -> Explanation:
 def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
     """The generic engine's account of a call."""
     dynamics = Dynamics(call)
-    state_bytes, workspace = dynamics.start.nbytes, generic.workspace_bytes(dynamics)
-    schedule = schedule_for(call, state_bytes, workspace)
+    state_bytes, needed = dynamics.start.nbytes, workspace.measure(dynamics) if call.steps else 0
+    schedule = schedule_for(call, state_bytes, needed)
     plan = schedule.plan(call.steps)
     forward, backward = _flops(dynamics) if call.steps else (0, 0)
     return Explanation(
@@ -43,7 +43,7 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
         recomputation=plan.factor,
         flops=(call.steps + plan.recomputed) * forward + plan.reversed * backward,
         bytes_moved=None,
-        peak_memory=plan_bytes(plan.slots, state_bytes, workspace),
+        peak_memory=plan_bytes(plan.slots, state_bytes, needed),
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pybilevel.engine import workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
-from pybilevel.engine.memory import plan_for
+from pybilevel.engine.memory import plan_for, whole_fits
 from pybilevel.engine.state import State
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
@@ -34,14 +35,16 @@ def run(call: Call) -> tuple[Any, State]:
             "the generic engine takes gradients, which torch.inference_mode forbids: use no_grad"
         )
     dynamics = Dynamics(call)
-    plan = plan_of(call, dynamics)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    plan = plan_of(call, dynamics, differentiated)
     machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type))
     with dynamics.streams.forward():
-        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            found = _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]
-        else:
-            found = machine.forward_only().flat()
+        found = (
+            _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]
+            if differentiated
+            else machine.forward_only().flat()
+        )
     dynamics.streams.check()
     last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
     if call.device.type == "cpu" and not finite(last.w):
@@ -49,15 +52,16 @@ def run(call: Call) -> tuple[Any, State]:
     return dynamics.finish(last, call.start + machine.steps)
 
 
-def plan_of(call: Call, dynamics: Dynamics) -> Plan:
-    """The plan that the memory request of a call makes on this engine."""
-    return plan_for(call, dynamics.start.nbytes, workspace_bytes(dynamics))
+def plan_of(call: Call, dynamics: Dynamics, differentiated: bool) -> Plan:
+    """The plan that the memory request of a call makes on this engine.
 
-
-def workspace_bytes(dynamics: Dynamics) -> int:
-    """An estimate of what is held beside the states: one step's graph, w_T, and the cotangents."""
-    cotangents = 3 * dynamics.start.nbytes + sum(x.nbytes for x in (*dynamics.theta, *dynamics.settings))
-    return dynamics.tape_bytes + cotangents
+    Where a budget is near, the workspace is measured: that takes a step forward and back.
+    """
+    state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
+    asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0
+    if differentiated and asks_for_bytes and not whole_fits(call, state_bytes, 2 * needed):
+        needed = workspace.measure(dynamics)
+    return plan_for(call, state_bytes, needed)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -60,8 +60,9 @@ def unroll(
             `pb.Spectral()` does not step at all: least squares with constant settings only.
         memory: "auto" (everything if it fits in a quarter of the free memory, else that quarter), a number of bytes
             or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
-            results. A budget holds the stored states and the workspace of one step (in the generic engine an
-            estimate); not the results, nor the copies that fused kernels make of inputs with strided rows.
+            results. A budget holds the stored states and the workspace of one step (in the generic engine
+            measured, where the budget is near); not the results, nor the copies that fused kernels make of inputs with
+            strided rows.
         state: go on from what `return_state=True` gave, optimizer buffers included; leave w0 None then.
         return_state: return (w_T, state).
         randomness: torch.vmap's meaning, over the tasks of `in_dims`.
