@@ -203,7 +203,9 @@ class Built:
         )
         if self.case.objective == "state":
             names = self.solver().buffer_names
-            return {"w": w} | {f"buffer{i}": buffers[n] for i, n in enumerate(names) if n != "step"}
+            return {"w": w} | {
+                f"buffer{i}": buffers.get(n, torch.zeros_like(w)) for i, n in enumerate(names) if n != "step"
+            }
         found = {"loss": self.outer(w)}
         return found | ({"logits": self.outer.logits(w, self.query_x)} if self.case.objective == "ml" else {})
 
