@@ -32,18 +32,34 @@ w = dict(net.named_parameters())
 {lrs}
 for _ in range(5):
     inner = F.cross_entropy(functional_call(net, w, support), labels)
-    gradients = torch.autograd.grad(inner, list(w.values()), create_graph=True)
+    gradients = torch.autograd.grad(inner, list(w.values()), create_graph={exact})
     w = {{name: p - {rate} * g for (name, p), g in zip(w.items(), gradients)}}
 loss = F.cross_entropy(functional_call(net, w, query), targets)
 loss.backward()
 """
 REFERENCES = {
-    "learn2learn": _DESCENT.format(lrs="", rate="0.1"),
+    "learn2learn": _DESCENT.format(lrs="", rate="0.1", exact=True),
     "learn2learn, Meta-SGD": _DESCENT.format(
         lrs="lrs = {name: nn.Parameter(torch.full_like(p, 0.1)) for name, p in w.items()}\n"
         "hyperparameters = [*net.parameters(), *lrs.values()]",
         rate="lrs[name]",
+        exact=True,
     ),
+    "learn2learn, first order": _DESCENT.format(lrs="", rate="0.1", exact=False),
+    "hypertorch": """
+def slope(w, log_l2):
+    inner = F.cross_entropy(support @ w, labels) + 0.5 * log_l2.exp() * w.square().sum()
+    return torch.autograd.grad(inner, w, create_graph=True)[0]
+
+
+w = torch.zeros(8, 3, requires_grad=True)
+for _ in range(1000):
+    w = (w - 0.5 * slope(w, log_l2)).detach().requires_grad_()
+loss = F.cross_entropy(query @ w, targets)
+H = torch.autograd.functional.jacobian(lambda w: slope(w, log_l2), w).reshape(24, 24)
+q = torch.linalg.solve(H, torch.autograd.grad(loss, w)[0].flatten()).reshape(8, 3)
+log_l2.grad = -torch.autograd.grad(slope(w, log_l2), log_l2, q)[0]
+""",
     "Seeing and stopping": """
 from pybilevel.engine.oracle import adam
 
