@@ -19,7 +19,7 @@ from pybilevel.objectives import (
 )
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, constraints, from_torch
 from pybilevel.problems import MLP, LeastSquares, ModuleLoss, SoftmaxRegression
-from pybilevel.schedules import Periodic, Plan, Revolve, Schedule, StoreAll
+from pybilevel.schedules import Offload, Periodic, Plan, Revolve, Schedule, StoreAll
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "LeastSquares",
     "MetaObjective",
     "ModuleLoss",
+    "Offload",
     "Optimizer",
     "Periodic",
     "Plan",

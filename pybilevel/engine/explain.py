@@ -9,6 +9,7 @@ from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.memory import schedule_for
+from pybilevel.engine.storage import offloads
 from pybilevel.methods import Forward, Implicit, Spectral
 from pybilevel.schedules import plan_bytes
 
@@ -43,7 +44,7 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
         recomputation=plan.factor,
         flops=(call.steps + plan.recomputed) * forward + plan.reversed * backward,
         bytes_moved=None,
-        peak_memory=plan_bytes(plan.slots, state_bytes, needed),
+        peak_memory=plan_bytes(0 if offloads(call) else plan.slots, state_bytes, needed),
     )
 
 

@@ -13,7 +13,7 @@ from pybilevel.methods import Reverse
 from pybilevel.ops import OPTIMIZERS, LinearResults, linear_unroll
 from pybilevel.optimizers import Optimizer
 from pybilevel.problems import LinearProblem
-from pybilevel.schedules import plan_bytes
+from pybilevel.schedules import Offload, plan_bytes
 
 LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 """The row losses that have native kernels."""
@@ -48,6 +48,8 @@ def reasons(call: Call) -> list[str]:
         found.append(f"method {call.method.name!r} has no native kernel (need pb.Reverse)")
     if isinstance(call.method, Reverse) and call.method.first_order:
         found.append("method=pb.Reverse(first_order=True) has no native kernel (need the exact gradient)")
+    if isinstance(call.memory, Offload):
+        found.append("memory=pb.Offload has no native kernel (need states on the device)")
     if call.batches is not None:
         found.append("batches are given (need every row at every step)")
     if call.callback is not None:

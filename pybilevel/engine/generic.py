@@ -15,6 +15,7 @@ from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
 from pybilevel.engine.memory import plan_for, whole_fits
 from pybilevel.engine.state import State
+from pybilevel.engine.storage import storage_for
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
 from pybilevel.schedules import Plan
@@ -38,7 +39,7 @@ def run(call: Call) -> tuple[Any, State]:
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     plan = plan_of(call, dynamics, differentiated)
-    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type))
+    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call))
     with dynamics.streams.forward():
         found = (
             _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]

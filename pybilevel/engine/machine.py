@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate, Tensors
+from pybilevel.engine.storage import Storage
 from pybilevel.schedules import Code, Plan, stopped
 
 
@@ -26,6 +27,7 @@ class Machine:
     Args:
         inputs: of the autograd node: the tensors of the iterate 0, theta, settings.
         autocast: makes the context that both halves run in.
+        storage: where saved states lie.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Machine:
         plan: Plan,
         inputs: Sequence[Tensor],
         autocast: Callable[[], AbstractContextManager[Any]],
+        storage: Storage,
     ) -> None:
         self._dynamics = dynamics
         self._plan = plan
@@ -45,7 +48,8 @@ class Machine:
         self._theta = inputs[self._states : self._states + self._split]
         self._settings = inputs[self._states + self._split :]
         self._autocast = autocast
-        self._slots: list[tuple[int, Iterate]] | None = None
+        self._storage = storage
+        self._slots: list[tuple[int, Any]] | None = None
         self._t, self._now = 0, self._start
         self.carried: tuple[Tensor, ...] = self._start.carried
 
@@ -114,12 +118,12 @@ class Machine:
         return last
 
     def _begin(self) -> None:
-        # every slot is saved to before it is loaded (the plan was checked), so the start may stand in
-        self._slots = [(0, self._start)] * self._plan.slots
+        # every slot is saved to before it is loaded: the plan was checked
+        self._slots = [(0, None)] * self._plan.slots
         self._t, self._now = 0, self._start
 
     def _do(self, code: Code, operand: int, first: bool = False) -> Iterate | None:
-        """SAVE, LOAD or ADVANCE. Iterates are never changed in place, so saving one is keeping a reference.
+        """SAVE, LOAD or ADVANCE.
 
         Returns:
             The next iterate, if this is the `first` pass and the observer stops it: the run ends there, and the working
@@ -127,9 +131,10 @@ class Machine:
         """
         assert self._slots is not None
         if code == Code.SAVE:
-            self._slots[operand] = (self._t, self._now)
+            self._slots[operand] = (self._t, self._storage.put(self._now))
         elif code == Code.LOAD:
-            self._t, self._now = self._slots[operand]
+            self._t, kept = self._slots[operand]
+            self._now = self._storage.get(kept)
         elif code == Code.ADVANCE:
             for _ in range(operand):
                 after, stop = self._first(watched=True) if first else (self._advance(), False)
@@ -157,7 +162,7 @@ class Machine:
         assert self._slots is not None
         self._plan = stopped(self._plan, self._t + 1)
         self.steps = self._plan.steps
-        self._slots += [(0, self._start)] * (self._plan.slots - len(self._slots))
+        self._slots += [(0, None)] * (self._plan.slots - len(self._slots))
 
     def _advance(self, watched: bool = False, seen: list[tuple[Tensor, Tensors]] | None = None) -> Iterate:
         return self._dynamics.advance(self._t, self._now, self._theta, self._settings, watched, seen)

@@ -2,6 +2,7 @@
 
 from pybilevel.schedules.base import Schedule
 from pybilevel.schedules.budget import format_bytes, parse_bytes, plan_bytes, within
+from pybilevel.schedules.offload import Offload
 from pybilevel.schedules.ops import OP_BYTES, Code, Op, decode, encode, pack, unpack
 from pybilevel.schedules.periodic import Periodic
 from pybilevel.schedules.plan import Plan
@@ -13,6 +14,7 @@ from pybilevel.schedules.truncated import Truncated
 __all__ = [
     "OP_BYTES",
     "Code",
+    "Offload",
     "Op",
     "Periodic",
     "Plan",
