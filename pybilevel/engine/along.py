@@ -71,9 +71,7 @@ class _Walk:
         setting_dots = [
             None if dot is None else dynamics.place(i, t, dot) for i, dot in enumerate(self._setting_dots)
         ]
-        found = push_step(
-            dynamics, now, g, settings, _rows(dots), [x[None] for x in g_dots], _rows(setting_dots)
-        )
+        found = push_step(dynamics, now, g, settings, _rows([*dots, *g_dots, *setting_dots]))
         after = dynamics.step(now, g, settings, moment.after)
         return after, [None if x is None else x[0] for x in found]
 

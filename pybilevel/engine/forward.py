@@ -3,7 +3,7 @@
     Z_{t+1} = dPhi_t/d(w, buffers) Z_t + dPhi_t/dtheta,   dE/dtheta = Z_T^T w_bar
 
 The tangents of the inner gradient are products with the Hessian (`GradientMap.linearise_tangents`), those of the
-optimizer's step `vmap(jvp(step))`.
+optimizer's step are in `StepTangents`.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from pybilevel.engine.generic import autocast_now, finite, first_bad_step, once
 from pybilevel.engine.iterate import Iterate, Moment
 from pybilevel.engine.one_way import in_reverse_mode
 from pybilevel.engine.state import State
-from pybilevel.engine.step_tangents import push_step
+from pybilevel.engine.step_tangents import StepTangents
 from pybilevel.engine.tangents import Tangents
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
@@ -33,6 +33,10 @@ from pybilevel.schedules import format_bytes
 STEP_TAPE, TANGENT_TAPE = 0.45, 0.4
 """What one step's graph, and one tangent on its way through it, hold at the peak, in `tape_bytes`; the most that was
 measured on a perceptron, a convolution net and a chain of gates: 0.42 and 0.38, the least 0.3 and 0.16."""
+
+OPTIMIZER_GRAPH = 11
+"""What the iterates, the results and the two graphs of the optimizer's step hold, in iterates: from 7 (SGD) to 11
+(RMSprop)."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -103,6 +107,7 @@ class Sweep:
         self._of_theta = [found.rows.get(f"theta[{i}]") for i in range(len(self._theta))]
         self._of_settings = [found.rows.get(f"settings[{i}]") for i in range(len(self._settings))]
         self._wanted = [rows is not None for rows in self._of_theta]
+        self._step_tangents = StepTangents(dynamics)
         self.chunk, self.peak_bytes = self._budget()
 
     def run(self) -> tuple[Iterate, Tangents]:
@@ -139,7 +144,7 @@ class Sweep:
         seeds = sum(x.nbytes for x, need in zip(self._theta, self._wanted, strict=True) if need)
         tape = self._dynamics.tape_bytes
         each = int(TANGENT_TAPE * tape) + 3 * one + seeds
-        fixed = self.count * one + int(STEP_TAPE * tape) + 3 * self._dynamics.start.nbytes
+        fixed = self.count * one + int(STEP_TAPE * tape) + OPTIMIZER_GRAPH * self._dynamics.start.nbytes
         asked = self._call.memory
         limit = asked if isinstance(asked, int) else memory.SMALL_BYTES
         if not isinstance(asked, int) and fixed + each > limit:
@@ -182,6 +187,9 @@ class Sweep:
         moment = Moment(t, now.carried)
         loss, g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted, moment)
         settings = dynamics.at(self._settings, t)
+        push_step = self._step_tangents.linearise(
+            now, g, settings, [rows is not None for rows in self._of_settings]
+        )
         for a in range(0, self.count, self.chunk):
             b = min(a + self.chunk, self.count)
             dots = [None if value is None else value[a:b] for value in values]
@@ -195,7 +203,7 @@ class Sweep:
                 self._seeds(rows, x, a, b, partial(dynamics.place, i, t))
                 for i, (rows, x) in enumerate(zip(self._of_settings, self._settings, strict=True))
             ]
-            found = push_step(dynamics, now, g, settings, dots, g_dots, setting_dots)
+            found = push_step([*dots, *g_dots, *setting_dots])
             for value, new in zip(values, found, strict=True):
                 if value is not None and new is not None:
                     value[a:b] = new

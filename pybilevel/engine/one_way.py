@@ -12,8 +12,8 @@ from pybilevel.methods import Reverse
 
 def forward_half(call: Call) -> tuple[Any, State]:
     """w_T and the final state as constants: in the fused kernels where they can, else step by step."""
-    with torch.no_grad():
-        return in_reverse_mode(call)
+    with torch.no_grad():  # the fused kernels leave out the buffers where nobody asks for the state
+        return in_reverse_mode(call._replace(return_state=True))
 
 
 def in_reverse_mode(call: Call) -> tuple[Any, State]:
