@@ -7,6 +7,7 @@
 #include "cpu/dispatch.hpp"
 #include "driver/any_optimizer.hpp"
 #include "driver/linear_variant.hpp"
+#include "driver/mlp_variant.hpp"
 
 namespace py = pybind11;
 
@@ -34,7 +35,7 @@ py::dict describe(const OptimizerInfo& row) {
   return told;
 }
 
-/// {"problems": [(loss, coordinates), ...], "optimizers": {name: description, ...}}: what registry.def makes, in its order.
+/// {"problems": [(loss, coordinates), ...], "activations": [name, ...], "optimizers": {name: description}}: what registry.def makes, in its order.
 py::dict registry() {
   py::list problems;
   py::dict optimizers;
@@ -47,8 +48,11 @@ py::dict registry() {
   for (std::size_t i = 0; i < std::size(kOptimizers); ++i) {
     optimizers[py::str(kOptimizers[i].data(), kOptimizers[i].size())] = describe(kOptimizerInfo[i]);
   }
+  py::list activations;
+  for (const auto activation : kActivations) activations.append(activation);
   py::dict rows;
   rows["problems"] = problems;
+  rows["activations"] = activations;
   rows["optimizers"] = optimizers;
   return rows;
 }

@@ -9,7 +9,7 @@ def pack_bytes() -> int:
     """Bytes of a SIMD pack of the CPU kernels in use."""
 
 def registry() -> dict[str, Any]:
-    """The rows of csrc/registry.def: "problems" [(loss, coordinates), ...], "optimizers" {name: description}."""
+    """The rows of registry.def: "problems" [(loss, coordinates)], "activations", "optimizers" {name: description}."""
 
 # csrc/core/plan.hpp and plan_machine.hpp. A plan is a bytearray of ops, integers
 # code | operand << 3 of 32 bits.

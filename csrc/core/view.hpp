@@ -1,6 +1,8 @@
 // Strided views: kernels see these, never tensors.
 #pragma once
 
+#include <type_traits>
+
 #include "core/portable.hpp"
 
 namespace pb {
@@ -24,6 +26,11 @@ struct Matrix {
 
   PB_HD explicit operator bool() const { return data != nullptr; }
   PB_HD T* operator[](Index i) const { return data + i * row; }
+  PB_HD operator Matrix<const T>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {data, row};
+  }
 };
 
 // A batch over tasks of [rows, contiguous columns], or of vectors with a stride.

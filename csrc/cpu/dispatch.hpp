@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/linear.hpp"
+#include "cpu/mlp.hpp"
 
 namespace pb {
 
@@ -35,6 +36,15 @@ inline const LinearKernels& cpu_kernels() {
     return *kernels.back();
   }();
   return chosen;
+}
+
+// The perceptrons of the same instruction set.
+inline const MlpKernels& cpu_mlp_kernels() {
+#if PB_X86
+  if (&cpu_kernels() == &linear_kernels_avx2) return mlp_kernels_avx2;
+  if (&cpu_kernels() == &linear_kernels_avx512) return mlp_kernels_avx512;
+#endif
+  return mlp_kernels_baseline;
 }
 
 }  // namespace pb

@@ -2,46 +2,14 @@
 #include "cpu/linear.hpp"
 
 #include <algorithm>
-#include <cstdlib>
-#include <limits>
-#include <memory>
-#include <new>
 
 #include "cpu/lanes_team.hpp"
+#include "cpu/run_tasks.hpp"
 #include "cpu/team.hpp"
 #include "driver/linear_dispatch.hpp"
 
 namespace pb::inline PB_ISA {
 namespace {
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-template <class Task, class T>
-Index scratch_size(const LinearParams<T>& params, bool reverse) {
-  Arena sizing;
-  const Task task(sizing, params, reverse);
-  return sizing.used() + Arena::kAlign;
-}
-
-template <class Task, class T>
-std::unique_ptr<T, Free> allocate_scratch(const LinearParams<T>& params, bool reverse) {
-  const Index bytes = scratch_size<Task>(params, reverse);
-  T* const base = static_cast<T*>(std::aligned_alloc(Arena::kAlign, bytes));
-  if (!base) throw std::bad_alloc();
-  if (params.poison) std::fill(base, base + bytes / sizeof(T), std::numeric_limits<T>::quiet_NaN());
-  return std::unique_ptr<T, Free>(base);
-}
-
-// Runs the tasks [begin, end) one after the other.
-template <class Task, bool kReverse, class Team, class T>
-void run_range(const LinearParams<T>& params, const Team& team, Index begin, Index end) {
-  const auto scratch = allocate_scratch<Task>(params, kReverse);
-  Arena arena(scratch.get());
-  Task task(arena, params, kReverse);
-  for (Index b = begin; b < end; ++b) kReverse ? task.reverse(team, b) : task.forward(team, b);
-}
 
 template <class T, bool kReverse>
 void run_rows(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
@@ -51,13 +19,8 @@ void run_rows(const LinearParams<T>& params, LinearVariant variant, const Parall
 
 template <class T, bool kReverse>
 void run_tasks(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
-  const Index size = group_size(params.tasks);
-  with_linear_task<Solo<T>>(variant, [&]<class Task> {
-    parallel(ceil_div(params.tasks, size), [&](Index group) {
-      const Index begin = group * size, end = std::min(begin + size, params.tasks);
-      run_range<Task, kReverse>(params, Solo<T>{}, begin, end);
-    });
-  });
+  with_linear_task<Solo<T>>(
+      variant, [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
 }
 
 template <class T, bool kReverse>

@@ -30,6 +30,24 @@ namespace pb {
       query_y, query_weights, loss, coordinates, regime, optimizer, classes, bias, scale, query_scale, \
       flags, buffers, start, steps, plan, slots, truncated, keep
 
+// clang-format off
+#define PB_LINEAR_SCHEMA                                                                               \
+  "Tensor x, Tensor y, Tensor? weights, Tensor l2, Tensor? w0, Tensor? buffers0, "                     \
+  "Tensor? setting0, Tensor? setting1, Tensor? setting2, Tensor? setting3, Tensor? setting4, "         \
+  "Tensor? query_x, Tensor? query_y, Tensor? query_weights, "                                          \
+  "str loss, str coordinates, str regime, str optimizer, "                                             \
+  "int classes, bool bias, float scale, float query_scale, int flags, int buffers, int start, "        \
+  "int steps, int[] plan, int slots, bool truncated, bool keep"
+#define PB_LINEAR_RESULTS "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)"
+#define PB_LINEAR_BARS                                                                                 \
+  "Tensor? w_bar, Tensor? buffers_bar, Tensor? outer_bar, Tensor? logits_bar, "                        \
+  "Tensor w, Tensor logits, Tensor(a!) trajectory, bool[] needs, "
+#define PB_LINEAR_COTANGENTS                                                                           \
+  "(Tensor x, Tensor y, Tensor weights, Tensor l2, Tensor w0, Tensor buffers0, "                       \
+  "Tensor setting0, Tensor setting1, Tensor setting2, Tensor setting3, Tensor setting4, "              \
+  "Tensor query_x, Tensor query_y, Tensor query_weights)"
+// clang-format on
+
 struct LinearInputs {
   using Optional = const std::optional<at::Tensor>&;
   const at::Tensor& x;                                                  // [B, n, d]
@@ -51,9 +69,20 @@ struct LinearInputs {
   at::IntArrayRef plan;
   Index slots;
   bool truncated, keep;
+  // A perceptron's: its widths and activation. Its parameters are [B, 1, P] where those of a linear model are [B, D, c].
+  at::IntArrayRef sizes = {};
+  std::string_view activation = {};
 
   void check() const;  // shapes, dtypes and names
   void check_optimizer() const;
+
+  // The shape of the parameters of one task.
+  std::array<Index, 2> model() const {
+    if (sizes.empty()) return {x.size(2) + bias, classes};
+    Index scalars = 0;
+    for (std::size_t l = 1; l < sizes.size(); ++l) scalars += (sizes[l - 1] + 1) * sizes[l];
+    return {1, scalars};
+  }
 
   LinearVariant variant() const {
     return {parse<LinearLoss>("loss", loss, kLosses),
@@ -113,7 +142,8 @@ inline void LinearInputs::check_optimizer() const {
   TORCH_CHECK_VALUE(buffers == expected, "pybilevel: ", optimizer, " keeps ", expected,
                     " buffers with these settings, got ", buffers);
   TORCH_CHECK_VALUE(start >= 0, "pybilevel: start must be >= 0, got ", start);
-  detail::check_like("buffers0", buffers0, x, {buffers, tasks, x.size(2) + bias, classes});
+  const auto [model_rows, model_columns] = model();
+  detail::check_like("buffers0", buffers0, x, {buffers, tasks, model_rows, model_columns});
   TORCH_CHECK_VALUE(row.linear || variant().coordinates == Coordinates::kPrimal, "pybilevel: ", coordinates,
                     " coordinates are not for the optimizer ", optimizer, ", whose step is not linear");
 }
@@ -131,11 +161,12 @@ inline void LinearInputs::check() const {
                     " coordinates are not for the loss ", loss);
   TORCH_CHECK_VALUE(variant().coordinates != Coordinates::kDual || (!buffers0 && !truncated),
                     "pybilevel: dual coordinates take no initial velocity and no truncation");
-  const Index tasks = x.size(0), rows = x.size(1), model_rows = x.size(2) + bias;
+  const Index tasks = x.size(0), rows = x.size(1);
+  const auto [model_rows, model_columns] = model();
   detail::check_targets("y", y, x, classes);
   detail::check_like("weights", weights, x, {tasks, rows});
   detail::check_like("l2", l2, x, {tasks});
-  detail::check_like("w0", w0, x, {tasks, model_rows, classes});
+  detail::check_like("w0", w0, x, {tasks, model_rows, model_columns});
   check_optimizer();
   TORCH_CHECK_VALUE(query_x.has_value() == query_y.has_value(), "pybilevel: query_x and query_y go together");
   if (!query_x) return;
@@ -145,9 +176,10 @@ inline void LinearInputs::check() const {
 }
 
 inline void LinearCotangents::check(const LinearInputs& in) const {
-  const Index tasks = in.x.size(0), rows = in.x.size(2) + in.bias;
-  detail::check_like("w_bar", w, in.x, {tasks, rows, in.classes});
-  detail::check_like("buffers_bar", buffers, in.x, {in.buffers, tasks, rows, in.classes});
+  const Index tasks = in.x.size(0);
+  const auto [rows, columns] = in.model();
+  detail::check_like("w_bar", w, in.x, {tasks, rows, columns});
+  detail::check_like("buffers_bar", buffers, in.x, {in.buffers, tasks, rows, columns});
   detail::check_like("outer_bar", loss, in.x, {in.query_x ? tasks : 0});
   detail::check_like("logits_bar", logits, in.x, {tasks, in.query_x ? in.query_x->size(1) : 0, in.classes});
 }

@@ -14,6 +14,7 @@ class LinearHead {
   PB_HD LinearHead(Index features, Index classes, bool bias)
       : features_(features), classes_(classes), stride_(round_up(features, Team::kLanes)), bias_(bias) {}
 
+  PB_HD Index classes() const { return classes_; }
   PB_HD Index size() const { return round_up(classes_ * stride_ + classes_, Team::kLanes); }
   PB_HD Index regularised() const { return classes_ * stride_; }  // l2 reaches all but the bias
   PB_HD T* bias(T* head) const { return head + classes_ * stride_; }

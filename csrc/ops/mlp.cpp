@@ -1,0 +1,129 @@
+// The torch operators of the fused perceptrons: those of ops/linear.cpp with hidden layers before the linear model.
+//
+//   pybilevel::mlp_unroll, mlp_unroll_backward, mlp_scratch_bytes
+//
+// pybilevel/ops/mlp.py documents the arguments, and adds the fake and autograd registrations.
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <tuple>
+
+#include "cpu/dispatch.hpp"
+#include "ops/linear_call.hpp"
+#include "ops/unroll_halves.hpp"
+
+namespace pb {
+namespace {
+
+using at::Tensor;
+
+#define PB_MLP_ARGUMENTS PB_LINEAR_ARGUMENTS, std::string_view activation, at::IntArrayRef sizes
+#define PB_MLP_NAMES PB_LINEAR_NAMES, sizes, activation
+#define PB_MLP_SCHEMA PB_LINEAR_SCHEMA ", str activation, int[] sizes"
+
+void check(const LinearInputs& in) {
+  TORCH_CHECK_VALUE(in.sizes.size() >= 2 && in.sizes.size() <= kMaxLayers + 1,
+                    "pybilevel: sizes must name 2 to ", kMaxLayers + 1, " widths, got ", in.sizes);
+  for (const Index size : in.sizes)
+    TORCH_CHECK_VALUE(size >= 1, "pybilevel: sizes must be positive, got ", in.sizes);
+  TORCH_CHECK_VALUE(in.x.dim() == 3 && in.x.size(2) == in.sizes.front() && in.classes == in.sizes.back(),
+                    "pybilevel: sizes ", in.sizes, " go from the features of x ", in.x.sizes(), " to ",
+                    in.classes, " outputs");
+  TORCH_CHECK_VALUE(in.w0.has_value(), "pybilevel: a perceptron needs w0, since zeros do not train it");
+  TORCH_CHECK_VALUE(in.variant().coordinates == Coordinates::kPrimal && in.bias,
+                    "pybilevel: a perceptron has primal coordinates and biases");
+  parse<Activation>("activation", in.activation, kActivations);
+  in.check();
+}
+
+// The kernels of the perceptrons, as ops/unroll_halves.hpp wants them.
+struct MlpEngine {
+  template <class T>
+  static MlpParams<T> params(const LinearCall<T>& call, const LinearInputs& in) {
+    MlpParams<T> p{call.params};
+    p.layers = static_cast<Index>(in.sizes.size()) - 1;
+    std::copy(in.sizes.begin(), in.sizes.end(), p.sizes);
+    p.activation = static_cast<int>(parse<Activation>("activation", in.activation, kActivations));
+    return p;
+  }
+
+  template <class T>
+  static MlpVariant variant(const LinearCall<T>& call) {
+    return {call.variant.loss, call.variant.optimizer};
+  }
+
+  template <class T>
+  static void run(const LinearCall<T>& call, const LinearInputs& in, bool reverse) {
+    TORCH_CHECK(in.x.is_cpu(), "pybilevel: this build has no kernels of perceptrons for ", in.x.device());
+    const MlpEntries<T>& kernels = cpu_mlp_kernels().in<T>();
+    const Parallel parallel{run_on_torch_threads};
+    (reverse ? kernels.reverse : kernels.forward)(params(call, in), variant(call), call.regime, parallel);
+  }
+
+  template <class T>
+  static std::array<Index, 2> trajectory_shape(const LinearCall<T>& call, const LinearInputs& in) {
+    return {call.params.tasks, cpu_mlp_kernels().in<T>().tape_size(params(call, in), variant(call))};
+  }
+
+  template <class T>
+  static Index scratch_bytes(const LinearCall<T>& call, const LinearInputs& in) {
+    const MlpEntries<T>& kernels = cpu_mlp_kernels().in<T>();
+    const Index tasks = call.params.tasks, groups = ceil_div(tasks, group_size(tasks));
+    const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
+    // What the outer objective leaves behind the states: a trajectory that can be reversed, less one that cannot.
+    MlpParams<T> back = params(call, in), there = back;
+    back.steps = 0;
+    there.steps = 1;
+    back.plan_split = back.plan_length = there.plan_split = there.plan_length = 0;
+    const Index left = kernels.tape_size(back, variant(call)) - kernels.tape_size(there, variant(call));
+    return teams * kernels.scratch_bytes(params(call, in), variant(call)) + tasks * left * Index(sizeof(T));
+  }
+};
+
+Index mlp_scratch_bytes(PB_MLP_ARGUMENTS) {
+  const LinearInputs in{PB_MLP_NAMES};
+  check(in);
+  return x.scalar_type() == at::kDouble ? scratch_bytes<MlpEngine, double>(in)
+                                        : scratch_bytes<MlpEngine, float>(in);
+}
+
+Forward mlp_unroll(PB_MLP_ARGUMENTS) {
+  const LinearInputs in{PB_MLP_NAMES};
+  check(in);
+  return x.scalar_type() == at::kDouble ? forward<MlpEngine, double>(in) : forward<MlpEngine, float>(in);
+}
+
+LinearGradients::Tuple mlp_unroll_backward(const std::optional<Tensor>& w_bar,
+                                           const std::optional<Tensor>& buffers_bar,
+                                           const std::optional<Tensor>& loss_bar,
+                                           const std::optional<Tensor>& logits_bar, const Tensor& w,
+                                           const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
+                                           PB_MLP_ARGUMENTS) {
+  const LinearInputs in{PB_MLP_NAMES};
+  check(in);
+  LinearGradients grads(in, needs);
+  const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
+  if (x.scalar_type() == at::kDouble) {
+    backward<MlpEngine, double>(in, bars, w, logits, trajectory, grads);
+  } else {
+    backward<MlpEngine, float>(in, bars, w, logits, trajectory, grads);
+  }
+  return grads.tuple();
+}
+
+TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
+  m.def("mlp_scratch_bytes(" PB_MLP_SCHEMA ") -> int");
+  m.def("mlp_unroll(" PB_MLP_SCHEMA ") -> " PB_LINEAR_RESULTS);
+  m.def("mlp_unroll_backward(" PB_LINEAR_BARS PB_MLP_SCHEMA ") -> " PB_LINEAR_COTANGENTS);
+}
+
+TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
+  m.impl("mlp_scratch_bytes", &mlp_scratch_bytes);
+  m.impl("mlp_unroll", &mlp_unroll);
+  m.impl("mlp_unroll_backward", &mlp_unroll_backward);
+}
+
+}  // namespace
+}  // namespace pb

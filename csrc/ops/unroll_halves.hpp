@@ -1,0 +1,94 @@
+// Both halves of an operator, whatever kernels run them: allocation, checks, and where the results go.
+//
+//   Engine::run(call, in, reverse)          starts the kernels of a half on the tensors' device
+//   Engine::trajectory_shape(call, in)      [B, tape]
+//   Engine::scratch_bytes(call, in)         bytes of scratch of the larger half, all teams together
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <tuple>
+
+#include "ops/linear_call.hpp"
+#include "ops/recycled.hpp"
+
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "compile csrc/ops with -fopenmp: at::parallel_for is a header, and would run serially"
+#endif
+
+namespace pb {
+
+inline void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
+  at::parallel_for(0, count, 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) body(context, i);
+    finish_streams();
+  });
+}
+
+using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+template <class Engine, class T>
+Forward forward(const LinearInputs& in) {
+  const Index tasks = in.x.size(0), queries = in.query_x ? in.query_x->size(1) : 0;
+  const auto [rows, columns] = in.model();
+  const auto options = in.x.options();
+  at::Tensor w = empty_recycled({tasks, rows, columns}, options);
+  at::Tensor buffers = empty_recycled({in.buffers, tasks, rows, columns}, options);
+  at::Tensor loss = at::empty({in.query_x ? tasks : 0}, options);
+  at::Tensor logits = empty_recycled({tasks, queries, in.classes}, options);
+  at::Tensor status = at::empty({tasks}, options.dtype(at::kInt));
+  LinearCall<T> call(in);
+  at::Tensor trajectory = empty_recycled(Engine::trajectory_shape(call, in), options);
+  if (tasks == 0) return {w, buffers, loss, logits, trajectory, status};
+
+  LinearParams<T>& p = call.params;
+  p.trajectory = trajectory.template data_ptr<T>();
+  p.w = rows_of<T>(w);
+  if (in.buffers > 0) p.buffers = batches_of<T>(buffers);
+  if (in.query_x) {
+    p.loss = loss.template data_ptr<T>();
+    p.logits = rows_of<T>(logits);
+  }
+  p.status = status.template data_ptr<int>();
+  Engine::run(call, in, false);
+  return {w, buffers, loss, logits, trajectory, status};
+}
+
+inline void check_results(const LinearInputs& in, const at::Tensor& w, const at::Tensor& logits) {
+  const Index queries = in.query_x ? in.query_x->size(1) : 0;
+  const auto [rows, columns] = in.model();
+  detail::check_like("w", w, in.x, {in.x.size(0), rows, columns});
+  detail::check_like("logits", logits, in.x, {in.x.size(0), queries, in.classes});
+}
+
+template <class Engine, class T>
+void backward(const LinearInputs& in, const LinearCotangents& bars, const at::Tensor& w, const at::Tensor& logits,
+              at::Tensor& trajectory, LinearGradients& grads) {
+  LinearCall<T> call(in);
+  detail::check_like("trajectory", trajectory, in.x, Engine::trajectory_shape(call, in));
+  TORCH_CHECK_VALUE(trajectory.is_contiguous(), "pybilevel: trajectory must be contiguous");
+  bars.check(in);
+  check_results(in, w, logits);
+  if (in.x.size(0) == 0) return;
+  LinearParams<T>& p = call.params;
+  p.trajectory = trajectory.template data_ptr<T>();
+  p.w_final = rows_of<const T>(call.keep(w));
+  p.logits_final = rows_of<const T>(call.keep(logits));
+  if (bars.w) p.w_bar = rows_of<const T>(call.keep(*bars.w));
+  if (bars.buffers && in.buffers > 0) p.buffers_bar = batches_of<const T>(call.keep(*bars.buffers));
+  if (bars.loss && in.query_x) p.loss_bar = call.keep(bars.loss->contiguous()).template const_data_ptr<T>();
+  if (bars.logits && in.query_x) p.logits_bar = rows_of<const T>(call.keep(*bars.logits));
+  grads.bind(p);
+  Engine::run(call, in, true);
+}
+
+// Bytes of scratch of a call, all teams together, as if every cotangent were asked for.
+template <class Engine, class T>
+Index scratch_bytes(const LinearInputs& in) {
+  LinearCall<T> call(in);
+  for (Batch<T>* bar : cotangents(call.params)) bar->data = &nowhere<T>;  // wanted, wherever it would go
+  return Engine::scratch_bytes(call, in);
+}
+
+}  // namespace pb
