@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tolerance import assert_matches
 
-from pybilevel.problems import MLP, LeastSquares, ModuleLoss, SoftmaxRegression
+from pybilevel.problems import LeastSquares, ModuleLoss, SoftmaxRegression
 
 TASKS = [(), (3,), (2, 3), (0,)]
 
@@ -186,7 +186,6 @@ X, Y = torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.long)
             ValueError,
             "num_classes is 2 but y has 3",
         ),
-        (lambda: MLP(), NotImplementedError, "pb.MLP is not in this version"),
         (lambda: ModuleLoss(), NotImplementedError, "pb.ModuleLoss is not in this version"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pybilevel.checks import LOW_PRECISION, check_floating
+from pybilevel.checks import check_floating
 from pybilevel.engine import implicit, spectral
 from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
@@ -19,7 +19,7 @@ from pybilevel.engine.tasks import normalise as normalise_tasks
 from pybilevel.methods import Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import Problem
 from pybilevel.schedules import Schedule, parse_bytes
 
 BACKENDS = ("auto", "fused", "generic")
@@ -99,13 +99,13 @@ def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:
     if batches is None:
         return None
     found = normalise_batches(batches, steps)
-    if isinstance(inner, LinearProblem):
+    if isinstance(inner, Problem):
         check_rows(found, inner, steps)
     return found
 
 
 def _check_mappable(inner: Inner, in_dims: Any) -> None:
-    if isinstance(inner, LinearProblem):
+    if isinstance(inner, Problem):
         raise ValueError(
             f"in_dims is {in_dims!r}, but a fused problem has its tasks on the leading axes of x: leave it None"
         )
@@ -142,7 +142,7 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 def _inner(inner: Any, hparams: Any) -> Inner:
-    if isinstance(inner, LinearProblem):
+    if isinstance(inner, Problem):
         if hparams is not None:
             raise ValueError(
                 "hparams is given but a fused problem holds its own tensors (x, y, weights, l2): build the problem "
@@ -165,29 +165,14 @@ def _initial(inner: Inner, w0: Any, state: State | None) -> Any:
         if w0 is not None:
             raise ValueError("both w0 and state are given: leave w0 None to go on from state.w")
         w0 = state.w
-    if isinstance(inner, LinearProblem):
-        return None if w0 is None else _problem_w0(inner, w0)
+    if isinstance(inner, Problem):
+        return inner.check_w0(w0)
     if w0 is None:
         raise ValueError(
             "w0 is None: a callable inner loss needs initial parameters, a tensor or a pytree of tensors"
         )
     _check_pytree_w0(w0)
     return w0
-
-
-def _problem_w0(problem: LinearProblem, w0: Any) -> Tensor:
-    check_floating("w0", w0)
-    shape = list(problem.shape)
-    if list(w0.shape) != shape:
-        form = "[*B, d+1, c] (the bias is the last row)" if problem.bias else "[*B, d, c]"
-        raise ValueError(f"w0 has shape {list(w0.shape)} but inner needs {form} = {shape}")
-    if w0.device != problem.device:
-        raise ValueError(f"w0 is on {w0.device} but x is on {problem.device}: move one with .to(device)")
-    if w0.dtype in LOW_PRECISION and problem.dtype == torch.float32:
-        return w0.to(torch.float32)  # type: ignore[no-any-return]
-    if w0.dtype != problem.dtype:
-        raise TypeError(f"w0 is {w0.dtype} but x is {problem.dtype}: cast one with .to(dtype)")
-    return w0  # type: ignore[no-any-return]
 
 
 def _check_pytree_w0(w0: Any) -> None:
@@ -210,14 +195,14 @@ def _settings(
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
     uniform: dict[str, Tensor] = {}
     elementwise: dict[str, tuple[Tensor, ...]] = {}
-    if isinstance(inner, LinearProblem):
+    if isinstance(inner, Problem):
         tasks, dtype, device = inner.tasks, inner.dtype, inner.device
     else:
         first = pytree.tree_leaves(w0)[0]
         tasks, dtype, device = () if mapped is None else (mapped.size,), first.dtype, first.device
     for name, value in optimizer.settings().items():
         if is_elementwise(value, tasks):
-            like = inner.initial() if w0 is None and isinstance(inner, LinearProblem) else w0
+            like = inner.initial() if w0 is None and isinstance(inner, Problem) else w0
             elementwise[name] = resolve_elementwise(name, value, steps, like)
         else:
             uniform[name] = resolve(name, value, steps, tasks, dtype, device)

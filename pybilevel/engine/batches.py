@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from pybilevel.checks import extremes, readable
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import Problem
 
 FORMS = (
     "a tensor, tuple or dict whose leaves have a leading steps axis; a list with one batch a step; or a pure "
@@ -83,7 +83,7 @@ def normalise(value: Any, steps: int) -> Batches:
     raise TypeError(f"batches must be {FORMS}; got {value!r}")
 
 
-def check_rows(batches: Batches, problem: LinearProblem, steps: int) -> None:
+def check_rows(batches: Batches, problem: Problem, steps: int) -> None:
     """Raise unless every batch holds row indices of a fused problem; those of a function are checked later.
 
     Raises:
@@ -94,7 +94,7 @@ def check_rows(batches: Batches, problem: LinearProblem, steps: int) -> None:
         _check_row(batches.at(t), problem, t)
 
 
-def rows(batches: Batches, problem: LinearProblem, t: int) -> Tensor:
+def rows(batches: Batches, problem: Problem, t: int) -> Tensor:
     """The row indices [*B, b] of step t; errors as in `check_rows`, which has run."""
     index: Tensor = batches.at(t)
     if batches.lazy:
@@ -102,7 +102,7 @@ def rows(batches: Batches, problem: LinearProblem, t: int) -> Tensor:
     return index
 
 
-def _check_row(index: Any, problem: LinearProblem, t: int) -> None:
+def _check_row(index: Any, problem: Problem, t: int) -> None:
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         found = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(

@@ -13,11 +13,11 @@ from pybilevel.engine.state import State
 from pybilevel.engine.tasks import Tasks
 from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import Problem
 from pybilevel.schedules import Schedule
 
 Backend = Literal["auto", "fused", "generic"]
-Inner = LinearProblem | Callable[..., Tensor]
+Inner = Problem | Callable[..., Tensor]
 
 
 class Call(NamedTuple):
@@ -59,14 +59,14 @@ class Call(NamedTuple):
     callback: Callback | None = None
 
     @property
-    def problem(self) -> LinearProblem | None:
+    def problem(self) -> Problem | None:
         """The inner problem if it is a fused one."""
-        return self.inner if isinstance(self.inner, LinearProblem) else None
+        return self.inner if isinstance(self.inner, Problem) else None
 
     @property
     def tasks(self) -> tuple[int, ...]:
         """The leading task dimensions *B; of a callable (B,) if it is mapped over tasks, else ()."""
-        if isinstance(self.inner, LinearProblem):
+        if isinstance(self.inner, Problem):
             return self.inner.tasks
         return () if self.mapped is None else (self.mapped.size,)
 
@@ -77,7 +77,7 @@ class Call(NamedTuple):
 
     def initial(self) -> Any:
         """w0 as tensors (the zeros are made if w0 is None)."""
-        if self.w0 is None and isinstance(self.inner, LinearProblem):
+        if self.w0 is None and isinstance(self.inner, Problem):
             return self.inner.initial()
         return self.w0
 
@@ -90,7 +90,7 @@ class Call(NamedTuple):
     @property
     def device(self) -> torch.device:
         """Where the unroll runs."""
-        if isinstance(self.inner, LinearProblem):
+        if isinstance(self.inner, Problem):
             return self.inner.device
         device: torch.device = pytree.tree_leaves(self.w0)[0].device
         return device

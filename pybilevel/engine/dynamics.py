@@ -33,7 +33,9 @@ class Dynamics:
     def __init__(self, call: Call) -> None:
         w, self.spec = pytree.tree_flatten(call.initial())
         problem = call.problem
-        self._loss = CallableLoss(call, w, self.spec) if problem is None else ProblemLoss(call, problem)
+        self._loss = (
+            CallableLoss(call, w, self.spec) if problem is None else ProblemLoss(call, problem, self.spec)
+        )
         self.start = Iterate(tuple(w), call.initial_buffers(), self._loss.carried)
         self.theta: Tensors = self._loss.theta
         self.streams = self._loss.streams

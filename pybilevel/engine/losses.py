@@ -16,7 +16,7 @@ from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.loss_checks import check_changed, check_first, check_mutated, check_value
 from pybilevel.engine.randomness import Streams
 from pybilevel.engine.tasks import check_batch
-from pybilevel.problems import LinearProblem, ModuleLoss
+from pybilevel.problems import ModuleLoss, Problem
 
 
 class ProblemLoss:
@@ -34,8 +34,9 @@ class ProblemLoss:
     stacks = 0
     nested = False
 
-    def __init__(self, call: Call, problem: LinearProblem) -> None:
+    def __init__(self, call: Call, problem: Problem, spec: pytree.TreeSpec) -> None:
         self._problem = problem
+        self._spec = spec
         self._batches = call.batches
         self._names = list(problem.tensors())
         self.theta: Tensors = list(problem.tensors().values())
@@ -53,16 +54,15 @@ class ProblemLoss:
                 with self.streams.undisturbed():
                     self._first.expect(self._rows(problem, Moment(0, self.streams.start)))
         self.carried = self.streams.start
-        # logits, probabilities and their cotangents, and two of the size of W
-        logits = problem.x[..., :1, :1].numel() * n * problem.c * problem.dtype.itemsize
-        state = problem.x[..., :1, :1].numel() * problem.rows * problem.c * problem.dtype.itemsize
-        self.tape_bytes = 8 * logits + 2 * state
+        # what the model makes of the examples (logits, probabilities) and cotangents, and two of the size of w
+        each = problem.x[..., :1, :1].numel() * problem.dtype.itemsize
+        self.tape_bytes = each * (8 * n * problem.units + 2 * problem.parameters)
 
     def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         problem = self._problem.with_tensors(dict(zip(self._names, theta, strict=True)))
         if self._batches is not None:
             problem = problem.take(self._rows(problem, moment))
-        return problem(w[0]).sum()
+        return problem(pytree.tree_unflatten(w, self._spec)).sum()
 
     def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         """The loss where no gradient but that in w is asked for."""
@@ -84,7 +84,7 @@ class ProblemLoss:
                 self._problem, self._first, lambda: self._rows(self._problem, Moment(0, self.carried)), ()
             )
 
-    def _rows(self, problem: LinearProblem, moment: Moment) -> Tensor:
+    def _rows(self, problem: Problem, moment: Moment) -> Tensor:
         assert self._batches is not None
         self.streams.write(moment.before)
         index = rows(self._batches, problem, moment.t)

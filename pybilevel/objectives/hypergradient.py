@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from pybilevel.objectives.hyperopt import check_levels, ho_objective
 from pybilevel.objectives.verification import Verification, Verifier
 from pybilevel.optimizers import Optimizer
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import LinearProblem, Problem
 
 
 class _Pair(NamedTuple):
@@ -98,7 +98,7 @@ def _default(inner: Any, hparams: Any) -> tuple[str, Any]:
     """What to differentiate in where wrt is None, after the name of the argument that it comes from."""
     if hparams is not None:
         return "hparams", hparams
-    if not isinstance(inner, LinearProblem):
+    if not isinstance(inner, Problem):
         raise ValueError("wrt is None and so is hparams: pass the tensors to differentiate in as wrt")
     return "inner", {name: tensor for name, tensor in inner.tensors().items() if tensor.requires_grad}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pybilevel.engine.unroll import unroll
 from pybilevel.objectives.outer import evaluate
 from pybilevel.optimizers import Optimizer
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import LinearProblem, Problem
 
 
 def ho_objective(
@@ -59,5 +59,5 @@ def check_levels(inner: Any, outer: Any, hparams: Any, options: Mapping[str, Any
         raise TypeError(
             f"outer must be a problem such as pb.SoftmaxRegression(x, y) or a callable, got {outer!r}"
         )
-    if isinstance(inner, LinearProblem) and hparams is not None:
+    if isinstance(inner, Problem) and hparams is not None:
         raise ValueError("hparams is given but a fused problem holds its own tensors: leave hparams None")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pybilevel.checks import check_class_dtype, check_same, extremes, readable
@@ -30,6 +31,20 @@ def check_y(y: Any, x: Tensor, num_classes: int | None) -> int:
             f"num_classes is {num_classes} but y has {columns} columns: leave it None for floating targets"
         )
     return columns
+
+
+def dense_targets(y: Any, x: Tensor, num_classes: int | None) -> tuple[Tensor, int]:
+    """y as floating targets [*B, n, c], and c: [*B, n] is one output, integer classes become one-hot rows.
+
+    Raises:
+        as `check_y`.
+    """
+    if isinstance(y, Tensor) and y.is_floating_point() and y.ndim == x.ndim - 1:
+        y = y.unsqueeze(-1)
+    c = check_y(y, x, num_classes)
+    if not y.is_floating_point():
+        y = torch.nn.functional.one_hot(y.long(), c).to(x.dtype)
+    return y, c
 
 
 def _check_targets(y: Tensor, x: Tensor) -> None:

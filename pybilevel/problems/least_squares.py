@@ -1,12 +1,11 @@
 """Least squares: the linear model with half the squared error."""
 
-from typing import ClassVar
-
-import torch
 from torch import Tensor
 
-from pybilevel.problems.base import LinearProblem, Reduction, check_x
-from pybilevel.problems.labels import check_y
+from pybilevel.problems.base import LinearProblem
+from pybilevel.problems.labels import dense_targets
+from pybilevel.problems.problem import Reduction, check_x
+from pybilevel.problems.row_losses import half_squared_error
 
 
 class LeastSquares(LinearProblem):
@@ -28,7 +27,7 @@ class LeastSquares(LinearProblem):
         TypeError: dtypes that are not floating, or that differ from that of x.
     """
 
-    loss: ClassVar[str] = "squared"
+    loss = "squared"
 
     def __init__(
         self,
@@ -42,13 +41,9 @@ class LeastSquares(LinearProblem):
         reduction: Reduction = "mean",
     ) -> None:
         check_x(x)
-        if isinstance(y, Tensor) and y.is_floating_point() and y.ndim == x.ndim - 1:
-            y = y.unsqueeze(-1)
-        c = check_y(y, x, num_classes)
-        if not y.is_floating_point():
-            y = torch.nn.functional.one_hot(y.long(), c).to(x.dtype)
+        y, c = dense_targets(y, x, num_classes)
         super().__init__(x, y, c, weights, l2, bias, reduction)
 
     def row_losses(self, z: Tensor) -> Tensor:
         """Half the squared error of each row: [*B, n, c] -> [*B, n]."""
-        return 0.5 * (z - self.y).square().sum(-1)
+        return half_squared_error(z, self.y)

@@ -1,12 +1,11 @@
 """Softmax regression: the linear classifier with the cross entropy."""
 
-from typing import ClassVar
-
-import torch
 from torch import Tensor
 
-from pybilevel.problems.base import LinearProblem, Reduction, check_x
+from pybilevel.problems.base import LinearProblem
 from pybilevel.problems.labels import check_y
+from pybilevel.problems.problem import Reduction, check_x
+from pybilevel.problems.row_losses import cross_entropy
 
 
 class SoftmaxRegression(LinearProblem):
@@ -28,7 +27,7 @@ class SoftmaxRegression(LinearProblem):
         TypeError: dtypes that are not floating, or that differ from that of x.
     """
 
-    loss: ClassVar[str] = "softmax"
+    loss = "softmax"
 
     def __init__(
         self,
@@ -46,7 +45,4 @@ class SoftmaxRegression(LinearProblem):
 
     def row_losses(self, z: Tensor) -> Tensor:
         """The cross entropy of each row: [*B, n, c] -> [*B, n]."""
-        log_p = torch.log_softmax(z, -1)
-        if self.y.is_floating_point():
-            return -(self.y * log_p).sum(-1)
-        return -log_p.gather(-1, self.y.long().unsqueeze(-1)).squeeze(-1)
+        return cross_entropy(z, self.y)
