@@ -11,7 +11,7 @@ namespace pb::inline PB_ISA {
 template <class Team, class F>
 auto with_mlp_task(MlpVariant variant, F&& f) {
   return with_loss(variant.loss, [&]<class Loss, LinearLoss> {
-    return with_optimizer<Team>(variant.optimizer, [&]<class Optimizer> {
+    return with_optimizer<Team, false>(variant.optimizer, [&]<class Optimizer> {
       return f.template operator()<MlpTask<Team, Loss, AnyActivation, Optimizer>>();
     });
   });

@@ -1,18 +1,23 @@
-"""The fused engine: a call on a linear problem, as one native operator each way."""
+"""The fused engine: a call on a linear problem or a perceptron, as one native operator each way."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pybilevel import _C, optimizers
+from pybilevel.engine import perceptron
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.layout import Layout, lay_out, restore
+from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
-from pybilevel.ops import OPTIMIZERS, LinearResults, linear_unroll
+from pybilevel.ops import OPTIMIZERS, LinearResults, linear_unroll, mlp_unroll
 from pybilevel.optimizers import Optimizer
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import MLP, LinearProblem, Problem
 from pybilevel.schedules import Offload, plan_bytes
 
 LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
@@ -57,7 +62,7 @@ def reasons(call: Call) -> list[str]:
     found += [f"{name} has a value a parameter (need one a step or a task)" for name in call.elementwise]
     if problem.dtype not in (torch.float32, torch.float64):
         found.append(f"dtype {problem.dtype} (need float32 or float64)")
-    return found + _device_reasons(problem.device)
+    return found + _device_reasons(problem)
 
 
 def against(call: Call) -> tuple[str, ...]:
@@ -97,35 +102,49 @@ def counts_steps(optimizer: Optimizer) -> bool:
     return "step" in getattr(optimizer, "buffer_names", ())
 
 
-def _device_reasons(device: torch.device) -> list[str]:
+def _device_reasons(problem: Problem) -> list[str]:
+    device = problem.device
+    if device.type == "cuda" and isinstance(problem, MLP):
+        return [f"device {device} (pb.MLP has kernels for cpu only)"]
     if device.type == "cpu" or (device.type == "cuda" and CUDA):
         return []
     return [f"device {device} (this build has kernels for {'cpu and cuda' if CUDA else 'cpu'})"]
 
 
-def run(call: Call) -> tuple[Tensor, State]:
+def run(call: Call) -> tuple[Any, State]:
     """w_T and the final state (without buffers, if the call does not want it). DivergenceError on CPU, if an iterate is
     not finite."""
     results = execute(call, None)
-    problem = call.problem
-    assert problem is not None
-    w, done = restore(results.w, problem.tasks), call.start + call.steps
+    w, done = _unpack(results.w, call), call.start + call.steps
+    leaves = 1 if isinstance(w, Tensor) else len(pytree.tree_leaves(w))
     if not call.return_state:  # views of the buffers cost as much as a step
-        return w, State(w, ((),), done, call.optimizer.name)
-    buffers = [restore(buffer, problem.tasks) for buffer in results.buffers.unbind()]
+        return w, State(w, ((),) * leaves, done, call.optimizer.name)
+    columns = [pytree.tree_leaves(_unpack(buffer, call)) for buffer in results.buffers.unbind()]
     if counts_steps(call.optimizer):
-        buffers.append(torch.full((), done, dtype=torch.float32, device=problem.device))
-    return w, State(w, (tuple(buffers),), done, call.optimizer.name)
+        columns.append([torch.full((), done, dtype=torch.float32, device=call.device)] * leaves)
+    buffers = tuple(zip(*columns, strict=True)) if columns else ((),) * leaves
+    return w, State(w, buffers, done, call.optimizer.name)
 
 
-def execute(call: Call, outer: LinearProblem | None) -> LinearResults:
+def _unpack(flat: Tensor, call: Call) -> Any:
+    """Parameters, or a buffer of their size, as the caller has them; as the operators have them, [B, ...]."""
+    if isinstance(call.problem, MLP):
+        return perceptron.part(flat, call.w0, call.problem)
+    assert call.problem is not None
+    return restore(flat, call.problem.tasks)
+
+
+def execute(call: Call, outer: Problem | None) -> LinearResults:
     """Run a call; with the rows of `outer` (its l2 is not looked at) as the outer objective, or without one.
+
+    `outer` is a problem like the inner one.
 
     Raises:
         DivergenceError: on CPU, if an iterate is not finite.
     """
-    layout = lay_out(call, outer)
-    results = linear_unroll(*layout.arguments(layout.itinerary()))
+    layout = layout_of(call, outer)
+    unroll = mlp_unroll if isinstance(layout, MlpLayout) else linear_unroll
+    results = unroll(*layout.arguments(layout.itinerary()))
     if results.status.is_cpu and not torch.compiler.is_compiling():
         _check_status(results.status)
     return results
@@ -136,23 +155,30 @@ def _check_status(status: Tensor) -> None:
         raise DivergenceError(int(status[status >= 0].min()))
 
 
+def layout_of(call: Call, outer: Problem | None) -> Layout | MlpLayout:
+    """The layout of a call on a fused problem, with the data of `outer`, one like it, as its query set."""
+    if isinstance(call.problem, MLP):
+        assert outer is None or isinstance(outer, MLP)
+        return perceptron.lay_out(call, outer)
+    assert outer is None or isinstance(outer, LinearProblem)
+    return lay_out(call, outer)
+
+
 def describe(call: Call) -> Explanation:
     """How the fused kernels would run a call."""
-    return describe_layout(lay_out(call, None))
+    return describe_layout(layout_of(call, None))
 
 
-def describe_layout(layout: Layout) -> Explanation:
+def describe_layout(layout: Layout | MlpLayout) -> Explanation:
     """The account of a call that is laid out, query set included."""
-    call, size = layout.call, layout.size
+    call = layout.call
     scratch = layout.scratch_bytes()
     storage = layout.storage(scratch)
     plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]
-    wanted = layout.wanted._replace(kept=storage.keep)
-    extra = plan.recomputed * size.tasks * size.step_flops(layout.coordinates)
     return Explanation(
         backend="fused",
-        coordinates=layout.coordinates,
+        coordinates=layout.coordinates if isinstance(layout, Layout) else None,
         regime=f"{REGIMES[layout.regime]}; {layout.why}",
         reasons=(),
         schedule=storage.schedule.describe()
@@ -160,7 +186,7 @@ def describe_layout(layout: Layout) -> Explanation:
         steps=call.steps,
         slots=plan.slots,
         recomputation=plan.factor,
-        flops=size.flops(layout.coordinates, wanted) + extra,
+        flops=layout.flops(plan.recomputed, storage.keep),
         bytes_moved=2 * sum(t.numel() * t.element_size() for t in tensors),
         peak_memory=plan_bytes(plan.slots, storage.slot_bytes, scratch),
     )

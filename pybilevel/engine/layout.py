@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
 from pybilevel.engine.select import (
@@ -17,27 +16,10 @@ from pybilevel.engine.select import (
     dual_rounds_well,
     normal_rounds_well,
 )
+from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.methods import Reverse
 from pybilevel.ops import OPTIMIZERS, lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
-from pybilevel.problems import LinearProblem
-from pybilevel.schedules import Code, Schedule, encode
-
-
-class Itinerary(NamedTuple):
-    """A plan as the operator takes it."""
-
-    ops: Sequence[int]
-    slots: int
-    truncated: bool
-    keep: bool
-
-
-class Storage(NamedTuple):
-    """What a call stores: the schedule, the bytes of a slot, all tasks together, and whether predictions are in it."""
-
-    schedule: Schedule
-    slot_bytes: int
-    keep: bool
+from pybilevel.problems import LinearProblem, Problem
 
 
 class Layout(NamedTuple):
@@ -90,36 +72,24 @@ class Layout(NamedTuple):
         return padded_tasks(x, self.regime) * scalars * x.element_size()
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
-        """What the call's memory request buys. Predictions are kept, not made again, where that needs no checkpoints.
-
-        A schedule that the caller names stores states and nothing else.
-        """
-        state_bytes = self.state_bytes
-        if workspace_bytes is None:
-            workspace_bytes = self.workspace_bytes(state_bytes)
-        both = state_bytes + self.prediction_bytes
-        if memory.whole_fits(self.call, both, workspace_bytes):
-            return Storage(memory.schedule_for(self.call, both, workspace_bytes), both, True)
-        return Storage(memory.schedule_for(self.call, state_bytes, workspace_bytes), state_bytes, False)
+        """What the call's memory request buys."""
+        return storage_of(
+            self.call, self.state_bytes, self.prediction_bytes, self.scratch_bytes, workspace_bytes
+        )
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
         return linear_scratch_bytes(*self.arguments(one_way(self.size.steps)))
 
-    def workspace_bytes(self, state_bytes: int) -> int:
-        """The scratch where a budget has to know it; 0 where no budget is looked at, since asking costs time."""
-        request = self.call.memory
-        small = self.size.steps * state_bytes <= memory.SMALL_BYTES
-        budget = isinstance(request, int) or (request == "auto" and not small)
-        return self.scratch_bytes() if budget else 0
+    def flops(self, recomputed: int, kept: bool) -> int:
+        """Operations of both halves, with so many steps run again, and predictions kept or made again."""
+        wanted = self.wanted._replace(kept=kept)
+        extra = recomputed * self.size.tasks * self.size.step_flops(self.coordinates)
+        return self.size.flops(self.coordinates, wanted) + extra
 
     def itinerary(self) -> Itinerary:
         """The plan that the call's memory request buys; one way only, if nothing wants a gradient."""
-        if not self.wanted.reverse:
-            return one_way(self.size.steps)
-        storage = self.storage()
-        itinerary: Itinerary = there_and_back(storage.schedule, self.size.steps, storage.keep)
-        return itinerary
+        return self.storage().itinerary(self.size.steps) if self.wanted.reverse else one_way(self.size.steps)
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
@@ -133,23 +103,10 @@ class Layout(NamedTuple):
         )
 
 
-def one_way(steps: int) -> Itinerary:
-    """All steps and nothing kept, for a call that nobody will reverse."""
-    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False, False)
-
-
-# torch.compile cannot trace into the planner, whose answer depends on constants only
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
-    """The plan of a schedule, for a call that will be reversed."""
-    plan = schedule.plan(steps)
-    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps, keep)
-
-
 def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     """The layout of a call on a linear problem, with the data of `outer` as its query set if there is one."""
     problem, optimizer = call.problem, call.optimizer
-    assert problem is not None
+    assert isinstance(problem, LinearProblem)
     native = OPTIMIZERS[optimizer.name]
     tasks, flags, buffers = (
         prod(problem.tasks),
@@ -159,10 +116,10 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     m = 0 if outer is None else outer.n
     size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
     excluded = _excluded(call, problem, size, buffers)
-    query = (None, None, None) if outer is None else _data(outer)
-    start = _start(call, problem, tasks, buffers)
-    tensors = (*_data(problem), *start, *native.ordered(_settings(call, problem)), *query)
-    wanted = _wanted(tensors, native.linear, bool(flags))
+    query = (None, None, None) if outer is None else data_of(outer)
+    start = _start(call, problem, buffers)
+    tensors = (*data_of(problem), *start, *native.ordered(settings_of(call, problem)), *query)
+    wanted = wanted_of(tensors, native.linear, bool(flags))
     coordinates = choose_coordinates(size, wanted, excluded)
     return Layout(
         call,
@@ -177,7 +134,7 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     )
 
 
-def _wanted(tensors: Sequence[Tensor | None], linear: bool, nesterov: bool) -> Wanted:
+def wanted_of(tensors: Sequence[Tensor | None], linear: bool, nesterov: bool) -> Wanted:
     """What autograd will ask for, of tensors in the order of the schema. (`settings`: the gradient.)"""
     if not torch.is_grad_enabled():
         return Wanted(False, False, False, False)
@@ -221,7 +178,7 @@ def restore(tensor: Tensor, tasks: tuple[int, ...]) -> Tensor:
     return tensor if len(tasks) == 1 else tensor.reshape((*tasks, *tensor.shape[1:]))
 
 
-def _data(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor | None]:
+def data_of(problem: Problem) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [B, n, d], y [B, n] or [B, n, c], weights [B, n] with the task dimensions flattened."""
     tasks, y, weights = problem.tasks, problem.y, problem.weights
     return (
@@ -231,13 +188,16 @@ def _data(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor | None]:
     )
 
 
-def _start(
-    call: Call, problem: LinearProblem, tasks: int, buffers: int
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """l2 [B], w0 [B, D, c] and the initial buffers [K, B, D, c]."""
+def initial_l2(problem: Problem) -> Tensor:
+    """l2 as [B]."""
     l2 = problem.l2
+    return l2.expand(prod(problem.tasks)) if l2.ndim == 0 else flatten(l2, problem.tasks)
+
+
+def _start(call: Call, problem: LinearProblem, buffers: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """l2 [B], w0 [B, D, c] and the initial buffers [K, B, D, c]."""
     return (
-        l2.expand(tasks) if l2.ndim == 0 else flatten(l2, problem.tasks),
+        initial_l2(problem),
         None if call.w0 is None else flatten(call.w0, problem.tasks),
         _initial_buffers(call, problem, buffers),
     )
@@ -251,7 +211,7 @@ def _initial_buffers(call: Call, problem: LinearProblem, buffers: int) -> Tensor
     return kept[0].unsqueeze(0) if buffers == 1 else torch.stack(kept)
 
 
-def _settings(call: Call, problem: LinearProblem) -> dict[str, Tensor]:
+def settings_of(call: Call, problem: Problem) -> dict[str, Tensor]:
     """The settings as [B, T], by name."""
     shape = (*problem.tasks, call.steps)
     return {name: flatten(value.expand(shape), problem.tasks) for name, value in call.settings.items()}

@@ -81,7 +81,7 @@ def run(call: Call) -> tuple[Tensor, State]:
 def describe(call: Call) -> Explanation:
     """How the spectral method would run a call: operations and bytes of both halves, hypergradients of x included."""
     problem = call.problem
-    assert problem is not None
+    assert isinstance(problem, LeastSquares)
     r, width = rank(problem.n, problem.rows, problem.bias), problem.rows
     tasks = torch.Size(problem.tasks).numel()
     velocity = bool(call.initial_buffers()[0])

@@ -1,7 +1,6 @@
 """Thin calls of the native operators, with their fake and autograd registrations."""
 
 from pybilevel.ops.linear import (
-    LinearResults,
     lanes,
     linear_scratch_bytes,
     linear_unroll,
@@ -9,16 +8,22 @@ from pybilevel.ops.linear import (
     predictions_size,
     state_size,
 )
+from pybilevel.ops.mlp import activations_size, mlp_scratch_bytes, mlp_unroll, parameters_size
+from pybilevel.ops.node import LinearResults
 from pybilevel.ops.optimizers import OPTIMIZERS, NativeOptimizer
 
 __all__ = [
     "OPTIMIZERS",
     "LinearResults",
     "NativeOptimizer",
+    "activations_size",
     "lanes",
     "linear_scratch_bytes",
     "linear_unroll",
+    "mlp_scratch_bytes",
+    "mlp_unroll",
     "padded_tasks",
+    "parameters_size",
     "predictions_size",
     "state_size",
 ]

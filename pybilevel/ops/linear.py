@@ -15,45 +15,25 @@ its state too.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pybilevel import _C
-from pybilevel.ops.freed import check_alive
-from pybilevel.ops.optimizers import OPTIMIZERS, SETTINGS
+from pybilevel.ops.node import LinearResults, Operators, register
 from pybilevel.schedules import Code, encode
-
-BEFORE = ("x or support", "y or support_y", "weights", "l2", "w0", "the buffers of state")
-BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
-"""What users call the leading arguments of the schema but for the settings, which are between them."""
-
-TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
-"""How many leading arguments of the schema are tensors, and may have cotangents."""
 
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
 
 _REVERSE = encode(Code.REVERSE)
 
-ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
-
-FORWARD, BACKWARD = (
+LINEAR = Operators(
     torch.ops.pybilevel.linear_unroll.default,
     torch.ops.pybilevel.linear_unroll_backward.default,
+    torch.ops.pybilevel.linear_scratch_bytes.default,
 )
-
-
-class LinearResults(NamedTuple):
-    """What `linear_unroll` returns; see the module."""
-
-    w: Tensor
-    buffers: Tensor
-    outer: Tensor
-    logits: Tensor
-    trajectory: Tensor
-    status: Tensor
 
 
 def linear_unroll(*arguments: Any) -> LinearResults:
@@ -65,29 +45,12 @@ def linear_unroll(*arguments: Any) -> LinearResults:
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit together.
     """
-    if torch.compiler.is_compiling():
-        return LinearResults(*FORWARD(*arguments))
-    tensors, rest = arguments[:TENSORS], arguments[TENSORS:]
-    return LinearResults(*_LinearUnroll.apply(rest, *tensors))  # type: ignore[no-untyped-call]
+    return LINEAR.call(arguments)
 
 
 def linear_scratch_bytes(*arguments: Any) -> int:
     """Bytes of scratch that the same call holds while it runs, all threads together (CPU)."""
-    tensors = tuple(
-        None if t is None else (t.dtype, *(int(size) for size in t.shape)) for t in arguments[:TENSORS]
-    )
-    rest = (tuple(a) if isinstance(a, list) else a for a in arguments[TENSORS:])
-    size: int = _scratch_of(tensors, arguments[0].device, *rest)
-    return size
-
-
-# torch.compile has no values of operators that return numbers; this one depends on sizes only
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _scratch_of(tensors: tuple[tuple[Any, ...] | None, ...], device: torch.device, *rest: Any) -> int:
-    stand_ins = (
-        None if t is None else torch.zeros(t[-1], dtype=t[0], device=device).expand(t[1:]) for t in tensors
-    )
-    return int(torch.ops.pybilevel.linear_scratch_bytes(*stand_ins, *rest))
+    return LINEAR.scratch_bytes(arguments)
 
 
 def lanes(x: Tensor) -> int:
@@ -182,99 +145,4 @@ def _fake(
     )
 
 
-@torch.library.register_fake("pybilevel::linear_unroll_backward")  # type: ignore[untyped-decorator]
-def _fake_backward(
-    w_bar: Tensor | None,
-    buffers_bar: Tensor | None,
-    outer_bar: Tensor | None,
-    logits_bar: Tensor | None,
-    w: Tensor,
-    logits: Tensor,
-    trajectory: Tensor,
-    needs: Sequence[bool],
-    *arguments: Any,
-) -> tuple[Tensor, ...]:
-    x = arguments[0]
-    return tuple(
-        x.new_empty(t.shape) if need and t is not None and t.is_floating_point() else x.new_empty(0)
-        for need, t in zip(needs, arguments[:TENSORS], strict=True)
-    )
-
-
-class _OnceOnly(torch.autograd.Function):
-    """Passes gradients on, and says in words that they cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> Any:
-        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(
-            "double backward: hypergradients of fused problems cannot be differentiated again. Leave out "
-            'create_graph=True, or differentiate the plain loop twice (backend="generic" has the same limit; '
-            "pybilevel.engine.oracle has not)."
-        )
-
-
-def _keep(ctx: Any, tensors: Sequence[Tensor | None], rest: Sequence[Any], output: Sequence[Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
-    ctx.save_for_backward(*tensors, output[0], output[3])
-    ctx.rest = rest
-    ctx.trajectory = output[TRAJECTORY]
-
-
-def _cotangents(ctx: Any, needs: Sequence[bool], bars: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """The cotangents of the tensors, where needed, from those of the results."""
-    *tensors, w, logits = ctx.saved_tensors
-    if all(bar is None for bar in bars[ZERO]):
-        return (None,) * TENSORS
-    with torch._C._AutoDispatchBelowAutograd():
-        # The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
-        trajectory, ctx.trajectory = ctx.trajectory, None
-        if trajectory is None:
-            trajectory = FORWARD(*tensors, *ctx.rest)[TRAJECTORY]
-        found = BACKWARD(*bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest)
-    grads = [grad if need else None for need, grad in zip(needs, found, strict=True)]
-    if torch.is_grad_enabled():
-        anchor = next(t for t, need in zip(tensors, needs, strict=True) if need)
-        grads = list(_OnceOnly.apply(anchor, *grads))  # type: ignore[no-untyped-call]
-    return grads
-
-
-class _LinearUnroll(torch.autograd.Function):
-    """The node of a call that is not traced.
-
-    torch.library's bookkeeping costs as much as the operator itself where tasks are few, and grows with the square of
-    the schema (0.15 ms a call for these 30 arguments, torch 2.13). So the operators are called below autograd, and
-    what is no tensor comes as one argument.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            results = FORWARD(*tensors, *rest)
-        _keep(ctx, tensors, rest, results)
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        _loss, _coordinates, _regime, optimizer, *_ = ctx.rest
-        names = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND)
-        check_alive(zip(names, ctx.saved_tensors, strict=False))
-        return None, *_cotangents(ctx, ctx.needs_input_grad[1:], bars)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _keep(ctx, inputs[:TENSORS], inputs[TENSORS:], output)
-
-
-def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
-    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
-    if ctx.trajectory is not None:
-        ctx.trajectory = ctx.trajectory.clone()
-    return *_cotangents(ctx, ctx.needs_input_grad[:TENSORS], bars), *(None,) * len(ctx.rest)
-
-
-torch.library.register_autograd("pybilevel::linear_unroll", _traced_backward, setup_context=_setup_context)
+register("linear_unroll", LINEAR)

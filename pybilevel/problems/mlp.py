@@ -1,6 +1,7 @@
 """The multilayer perceptron: affine maps with an activation between them, one network a task."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -65,7 +66,9 @@ class MLP(Problem):
         check_x(x)
         self.sizes = check_sizes(sizes)
         if x.shape[-1] != self.sizes[0]:
-            raise ValueError(f"sizes[0] is {self.sizes[0]} but x has {x.shape[-1]} features: make them the same")
+            raise ValueError(
+                f"sizes[0] is {self.sizes[0]} but x has {x.shape[-1]} features: make them the same"
+            )
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if loss not in _ROW_LOSSES:
@@ -111,19 +114,19 @@ class MLP(Problem):
             drawn = torch.rand(shape, generator=generator, dtype=dtype, device=device)
             return (2 * drawn - 1) * limit
 
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         return [(uniform(i, o, limit=i**-0.5), uniform(o, limit=i**-0.5)) for i, o in pairs]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of W_1, b_1, ..., W_L, b_L without the task dimensions."""
-        pairs = zip(self.sizes, self.sizes[1:], strict=False)
+        pairs = pairwise(self.sizes)
         return [shape for i, o in pairs for shape in ((i, o), (o,))]
 
     @property
     def parameters(self) -> int:
         """P, the scalars of one network."""
-        return sum((i + 1) * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
+        return sum((i + 1) * o for i, o in pairwise(self.sizes))
 
     @property
     def units(self) -> int:
@@ -161,7 +164,9 @@ class MLP(Problem):
                 + (f", or {list(shape)} for all tasks" if self.tasks else "")
             )
         if leaf.device != self.device:
-            raise ValueError(f"{name} is on {leaf.device} but x is on {self.device}: move one with .to(device)")
+            raise ValueError(
+                f"{name} is on {leaf.device} but x is on {self.device}: move one with .to(device)"
+            )
         if leaf.dtype in LOW_PRECISION and self.dtype == torch.float32:
             leaf = leaf.to(torch.float32)
         if leaf.dtype != self.dtype:
@@ -196,7 +201,9 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
     """sizes as a tuple; TypeError or ValueError unless they are 2 to MAX_LAYERS + 1 positive integers."""
     widths = tuple(sizes) if isinstance(sizes, Sequence) else ()
     if not widths or not all(isinstance(width, int) and not isinstance(width, bool) for width in widths):
-        raise TypeError(f"sizes must be integers, the widths from inputs to outputs, such as (1, 40, 1); got {sizes!r}")
+        raise TypeError(
+            f"sizes must be integers, the widths from inputs to outputs, such as (1, 40, 1); got {sizes!r}"
+        )
     if not 2 <= len(widths) <= MAX_LAYERS + 1 or min(widths) < 1:
         raise ValueError(
             f"sizes must be 2 to {MAX_LAYERS + 1} widths >= 1, got {list(widths)}: for deeper networks pass a callable "

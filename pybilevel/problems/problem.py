@@ -157,7 +157,7 @@ class Problem(ABC):
 
     @abstractmethod
     def check_w0(self, w0: Any) -> Any:
-        """Initial parameters in the form and the dtype of w, None where `initial()` is meant; errors name what is wrong."""
+        """Initial parameters in the form and dtype of w, None for `initial()`; errors name what is wrong."""
 
     @abstractmethod
     def logits(self, w: Any, x: Tensor) -> Tensor:

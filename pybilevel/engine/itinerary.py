@@ -1,0 +1,78 @@
+"""What a fused call stores, and the plan of it as the operators take it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from pybilevel.engine import memory
+from pybilevel.engine.call import Call
+from pybilevel.schedules import Code, Schedule, encode
+
+
+class Itinerary(NamedTuple):
+    """A plan as the operator takes it."""
+
+    ops: Sequence[int]
+    slots: int
+    truncated: bool
+    keep: bool
+
+
+class Storage(NamedTuple):
+    """What a call stores: the schedule, the bytes of a slot, all tasks together, and whether predictions are in it."""
+
+    schedule: Schedule
+    slot_bytes: int
+    keep: bool
+
+    def itinerary(self, steps: int) -> Itinerary:
+        """The plan of a call that will be reversed."""
+        itinerary: Itinerary = there_and_back(self.schedule, steps, self.keep)
+        return itinerary
+
+
+def one_way(steps: int) -> Itinerary:
+    """All steps and nothing kept, for a call that nobody will reverse."""
+    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False, False)
+
+
+# torch.compile cannot trace into the planner, whose answer depends on constants only
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
+    """The plan of a schedule, for a call that will be reversed."""
+    plan = schedule.plan(steps)
+    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps, keep)
+
+
+def storage_of(
+    call: Call,
+    state_bytes: int,
+    prediction_bytes: int,
+    scratch_bytes: Callable[[], int],
+    workspace_bytes: int | None = None,
+) -> Storage:
+    """What a call's memory request buys. Predictions are kept, not made again, where that needs no checkpoints.
+
+    A schedule that the caller names stores states and nothing else.
+
+    Args:
+        call: the call.
+        state_bytes, prediction_bytes: of one state and of what is made at it, all tasks together.
+        scratch_bytes: the scratch of the operator, asked only where a budget has to know it, since asking costs time.
+        workspace_bytes: the same, where it is known.
+
+    Raises:
+        ValueError: the budget is too small; the text gives the minimum.
+    """
+    if workspace_bytes is None:
+        workspace_bytes = scratch_bytes() if _needs_workspace(call, state_bytes) else 0
+    both = state_bytes + prediction_bytes
+    if memory.whole_fits(call, both, workspace_bytes):
+        return Storage(memory.schedule_for(call, both, workspace_bytes), both, True)
+    return Storage(memory.schedule_for(call, state_bytes, workspace_bytes), state_bytes, False)
+
+
+def _needs_workspace(call: Call, state_bytes: int) -> bool:
+    small = call.steps * state_bytes <= memory.SMALL_BYTES
+    return isinstance(call.memory, int) or (call.memory == "auto" and not small)

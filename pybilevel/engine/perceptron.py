@@ -1,0 +1,161 @@
+"""A call on a `pb.MLP` in the native operator's terms: flat tasks and parameters, regime chosen, plan made."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine.call import Call
+from pybilevel.engine.cost import Wanted
+from pybilevel.engine.layout import data_of, initial_l2, settings_of, wanted_of
+from pybilevel.engine.select import FEW_TASKS, ROWS_WORK, Regime
+from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
+from pybilevel.ops import OPTIMIZERS, activations_size, mlp_scratch_bytes, parameters_size
+from pybilevel.problems import MLP
+
+
+class MlpLayout(NamedTuple):
+    """One call, ready for `mlp_unroll`.
+
+    Attributes:
+        call: what was asked for.
+        problem: its perceptron.
+        queries: rows of the query set, 0 without one.
+        wanted: what the reverse half is asked for.
+        regime: "tasks" or "rows".
+        tensors: the operator's tensors, in the order of its schema.
+        query_scale: what the sum of the query losses is multiplied by.
+        inner: name, flags, buffers and steps taken of the optimizer.
+    """
+
+    call: Call
+    problem: MLP
+    queries: int
+    wanted: Wanted
+    regime: Regime
+    tensors: tuple[Tensor | None, ...]
+    query_scale: float
+    inner: tuple[str, int, int, int]
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs [B, n, d]."""
+        x = self.tensors[0]
+        assert x is not None
+        return x
+
+    @property
+    def why(self) -> str:
+        """The network, in words."""
+        widths = "-".join(map(str, self.problem.sizes))
+        return f"perceptron {widths}, {self.problem.activation}, units along SIMD lanes"
+
+    def storage(self, workspace_bytes: int | None = None) -> Storage:
+        """What the call's memory request buys."""
+        each, sizes = self.x.shape[0] * self.x.element_size(), self.problem.sizes
+        state = each * parameters_size(sizes, self.x) * (1 + self.inner[2])
+        return storage_of(
+            self.call, state, each * activations_size(sizes, self.x), self.scratch_bytes, workspace_bytes
+        )
+
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch while the operator runs, all threads together."""
+        return mlp_scratch_bytes(*self.arguments(one_way(self.call.steps)))
+
+    def itinerary(self) -> Itinerary:
+        """The plan that the call's memory request buys; one way only, if nothing wants a gradient."""
+        return self.storage().itinerary(self.call.steps) if self.wanted.reverse else one_way(self.call.steps)
+
+    def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
+        """The operator's arguments, in the order of its schema."""
+        problem, (optimizer, flags, buffers, start) = self.problem, self.inner
+        return (
+            *self.tensors,
+            *(
+                problem.loss,
+                "primal",
+                self.regime,
+                optimizer,
+                problem.c,
+                True,
+                problem.scale,
+                self.query_scale,
+            ),
+            *(flags, buffers, start),
+            *(self.call.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
+            *(problem.activation, problem.sizes),
+        )
+
+    def flops(self, recomputed: int, kept: bool) -> int:
+        """Operations of both halves; what is linear in n and in the widths counts as nothing.
+
+        A step is 2 n W forward and as much for the gradient of every layer's weights and of its inputs (not of x),
+        W weights. A step back: the forward part unless it was kept, the gradient of the activations, that of the
+        weights if a setting needs it, and the R-operator: 4 n W forward, 4 n W for the weights, 4 n W for the inputs.
+        """
+        problem, wanted = self.problem, self.wanted
+        pairs = list(pairwise(problem.sizes))
+        first, whole = 2 * problem.n * prod(pairs[0]), 2 * problem.n * sum(i * o for i, o in pairs)
+        step = 3 * whole - first
+        back = 0
+        if wanted.reverse:
+            back = (not kept) * whole + (whole - first) + wanted.settings * whole
+            back += 6 * whole - 3 * first + wanted.features * 2 * first
+        steps = self.call.steps
+        query = self.queries * (3 * whole - first) // problem.n
+        return self.x.shape[0] * ((steps + recomputed) * step + steps * back + query)
+
+
+def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
+    """The layout of a call on a perceptron, with the data of `outer` as its query set if there is one."""
+    problem, optimizer = call.problem, call.optimizer
+    assert isinstance(problem, MLP)
+    native = OPTIMIZERS[optimizer.name]
+    flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
+    query = (None, None, None) if outer is None else data_of(outer)
+    start = (initial_l2(problem), join(call.w0, problem), _initial_buffers(call, problem, buffers))
+    tensors = (*data_of(problem), *start, *native.ordered(settings_of(call, problem)), *query)
+    return MlpLayout(
+        call,
+        problem,
+        0 if outer is None else outer.n,
+        wanted_of(tensors, native.linear, bool(flags)),
+        choose_regime(problem),
+        tensors,
+        1.0 if outer is None else outer.scale,
+        (optimizer.name, flags, buffers, call.start),
+    )
+
+
+def choose_regime(problem: MLP) -> Regime:
+    """A thread per task, or all threads on the products of one task after another (bitwise the same)."""
+    large = problem.n * problem.parameters >= ROWS_WORK
+    return "rows" if prod(problem.tasks) < FEW_TASKS and large else "tasks"
+
+
+def join(w: Any, problem: MLP) -> Tensor:
+    """The leaves of parameters, flat: [B, 1, P]."""
+    leaves = pytree.tree_leaves(w)
+    tasks = prod(problem.tasks)
+    flat = [leaf.reshape(tasks, -1) for leaf in leaves]
+    return torch.cat(flat, -1).unsqueeze(1)
+
+
+def part(flat: Tensor, like: Any, problem: MLP) -> Any:
+    """The inverse of `join`: views of [B, 1, P], in the pytree of `like`."""
+    shapes = problem.shapes
+    pieces = torch.split(flat.squeeze(1), [prod(shape) for shape in shapes], -1)
+    leaves = [piece.reshape(*problem.tasks, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return pytree.tree_unflatten(leaves, pytree.tree_structure(like))
+
+
+def _initial_buffers(call: Call, problem: MLP, buffers: int) -> Tensor | None:
+    """[K, B, 1, P], or None where they are zeros."""
+    if buffers == 0 or (call.state is None and not getattr(call.optimizer, "starts_above_zero", False)):
+        return None
+    leaves: Sequence[Any] = call.initial_buffers()
+    return torch.stack([join([leaf[k] for leaf in leaves], problem) for k in range(buffers)])
