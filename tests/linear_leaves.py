@@ -47,7 +47,7 @@ class Leaves:
 
     def _add(self, name, shape, *, low=None, high=1.0, scale=1.0) -> None:
         """A leaf from which `arranged` makes a tensor of this shape; uniform from low to high, or normal."""
-        stored = _stored_shape(self.case.strides, shape)
+        stored = stored_shape(self.case.strides, shape)
         # drawn in float32, so that every dtype gets the same numbers
         if low is None:
             values = torch.randn(stored, generator=self.generator) * scale
@@ -68,7 +68,7 @@ def setting_shape(form: str, case: Case) -> tuple[int, ...] | None:
     return shapes[form]
 
 
-def _stored_shape(strides: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def stored_shape(strides: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the leaf behind a tensor of a shape."""
     if len(shape) < 2 or strides == "contiguous":
         return shape

@@ -115,18 +115,18 @@ def run(call: Call) -> tuple[Any, State]:
     """w_T and the final state (without buffers, if the call does not want it). DivergenceError on CPU, if an iterate is
     not finite."""
     results = execute(call, None)
-    w, done = _unpack(results.w, call), call.start + call.steps
+    w, done = unpack(results.w, call), call.start + call.steps
     leaves = 1 if isinstance(w, Tensor) else len(pytree.tree_leaves(w))
     if not call.return_state:  # views of the buffers cost as much as a step
         return w, State(w, ((),) * leaves, done, call.optimizer.name)
-    columns = [pytree.tree_leaves(_unpack(buffer, call)) for buffer in results.buffers.unbind()]
+    columns = [pytree.tree_leaves(unpack(buffer, call)) for buffer in results.buffers.unbind()]
     if counts_steps(call.optimizer):
         columns.append([torch.full((), done, dtype=torch.float32, device=call.device)] * leaves)
     buffers = tuple(zip(*columns, strict=True)) if columns else ((),) * leaves
     return w, State(w, buffers, done, call.optimizer.name)
 
 
-def _unpack(flat: Tensor, call: Call) -> Any:
+def unpack(flat: Tensor, call: Call) -> Any:
     """Parameters, or a buffer of their size, as the caller has them; as the operators have them, [B, ...]."""
     if isinstance(call.problem, MLP):
         return perceptron.part(flat, call.w0, call.problem)

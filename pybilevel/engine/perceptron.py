@@ -139,10 +139,9 @@ def choose_regime(problem: MLP) -> Regime:
 
 def join(w: Any, problem: MLP) -> Tensor:
     """The leaves of parameters, flat: [B, 1, P]."""
-    leaves = pytree.tree_leaves(w)
     tasks = prod(problem.tasks)
-    flat = [leaf.reshape(tasks, -1) for leaf in leaves]
-    return torch.cat(flat, -1).unsqueeze(1)
+    pairs = zip(pytree.tree_leaves(w), problem.shapes, strict=True)
+    return torch.cat([leaf.reshape(tasks, prod(shape)) for leaf, shape in pairs], -1).unsqueeze(1)
 
 
 def part(flat: Tensor, like: Any, problem: MLP) -> Any:

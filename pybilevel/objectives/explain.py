@@ -8,13 +8,12 @@ from typing import Any
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.explain import explain_call
 from pybilevel.engine.explanation import Explanation
-from pybilevel.engine.fused import describe_layout
-from pybilevel.engine.layout import lay_out
+from pybilevel.engine.fused import describe_layout, layout_of
 from pybilevel.engine.unroll import unroll
 from pybilevel.objectives.hyperopt import check_levels, ho_objective
 from pybilevel.objectives.meta import ml_objective, problem_pair
 from pybilevel.objectives.outer import pair_up
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import Problem
 
 
 def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
@@ -55,18 +54,16 @@ def _explain_hyperopt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanat
     options: dict[str, Any] = given.pop("options", {})
     inner, outer = given.pop("inner"), given.pop("outer")
     check_levels(inner, outer, given.get("hparams"), options)
-    if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
+    if isinstance(inner, Problem) and isinstance(outer, Problem):
         given.pop("hparams", None)
         return _explain_pair(inner, outer, given.pop("w0", None), {**given, **options})
     return explain_call(normalise(inner, **given, **options))
 
 
-def _explain_pair(
-    inner: LinearProblem, outer: LinearProblem, w0: Any, options: dict[str, Any]
-) -> Explanation:
+def _explain_pair(inner: Problem, outer: Problem, w0: Any, options: dict[str, Any]) -> Explanation:
     pair = pair_up(inner, outer, w0, **options)
     if pair.fused:
-        return describe_layout(lay_out(pair.call, pair.outer))
+        return describe_layout(layout_of(pair.call, pair.outer))
     # two operators: the inner run may still be fused, and the reasons are why the outer one is not in it
     explained = explain_call(pair.call)
     return replace(explained, reasons=explained.reasons or tuple(pair.reasons))

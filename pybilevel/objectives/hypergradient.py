@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from pybilevel.objectives.hyperopt import check_levels, ho_objective
 from pybilevel.objectives.verification import Verification, Verifier
 from pybilevel.optimizers import Optimizer
-from pybilevel.problems import LinearProblem, Problem
+from pybilevel.problems import Problem
 
 
 class _Pair(NamedTuple):
@@ -30,7 +30,7 @@ class Hypergradient(_Pair):
 
 def hypergradient(
     inner: Any,
-    outer: LinearProblem | Callable[[Any], Tensor],
+    outer: Problem | Callable[[Any], Tensor],
     w0: Any = None,
     hparams: Any = None,
     *,

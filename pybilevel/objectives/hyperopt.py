@@ -8,12 +8,12 @@ from torch import Tensor
 from pybilevel.engine.unroll import unroll
 from pybilevel.objectives.outer import evaluate
 from pybilevel.optimizers import Optimizer
-from pybilevel.problems import LinearProblem, Problem
+from pybilevel.problems import Problem
 
 
 def ho_objective(
     inner: Any,
-    outer: LinearProblem | Callable[[Any], Tensor],
+    outer: Problem | Callable[[Any], Tensor],
     w0: Any = None,
     hparams: Any = None,
     *,
@@ -46,7 +46,7 @@ def ho_objective(
     Source: Franceschi et al., ICML 2018, sections 2 and 3.1.
     """
     check_levels(inner, outer, hparams, options)
-    if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
+    if isinstance(inner, Problem) and isinstance(outer, Problem):
         return evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, **options).loss
     return outer(unroll(inner, w0, hparams, steps=steps, optimizer=optimizer, **options))
 
@@ -55,7 +55,7 @@ def check_levels(inner: Any, outer: Any, hparams: Any, options: Mapping[str, Any
     """Raise for what `ho_objective` does not take and `unroll` does not look at."""
     if options.get("return_state"):
         raise ValueError("return_state is not for ho_objective: call pb.unroll, then outer")
-    if not isinstance(outer, LinearProblem) and not callable(outer):
+    if not isinstance(outer, Problem) and not callable(outer):
         raise TypeError(
             f"outer must be a problem such as pb.SoftmaxRegression(x, y) or a callable, got {outer!r}"
         )

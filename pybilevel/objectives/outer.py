@@ -1,4 +1,4 @@
-"""The outer objective of a linear model on data of its own: fused with the unroll where it can be."""
+"""The outer objective of a fused problem on data of its own: fused with the unroll where it can be."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.layout import restore
 from pybilevel.engine.unroll import dispatch
 from pybilevel.errors import BackendError
-from pybilevel.problems import LinearProblem
+from pybilevel.problems import MLP, LinearProblem, Problem
 
 
 class Evaluation(NamedTuple):
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     """A checked inner call and the outer problem, and why the two cannot be one operator (empty if they can)."""
 
     call: Call
-    outer: LinearProblem
+    outer: Problem
     reasons: list[str]
 
     @property
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
         return self.call.backend != "generic" and not self.reasons
 
 
-def pair_up(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **options: Any) -> Pair:
+def pair_up(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Pair:
     """Every check of `evaluate`, before anything is computed; `options` are those of `unroll`.
 
     Raises:
@@ -49,7 +49,7 @@ def pair_up(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **opt
     return Pair(call, outer, reasons)
 
 
-def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **options: Any) -> Evaluation:
+def evaluate(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Evaluation:
     """Unroll `inner` and evaluate `outer` at w_T; arguments and errors are those of `pair_up`."""
     pair = pair_up(inner, outer, w0, **options)
     call, outer = pair.call, pair.outer
@@ -60,22 +60,37 @@ def evaluate(inner: LinearProblem, outer: LinearProblem, w0: Tensor | None, **op
     results = fused.execute(call, outer)
     loss = restore(results.outer, outer.tasks)
     if outer.regularised:
-        loss = loss + outer.regulariser(restore(results.w, outer.tasks))
+        loss = loss + outer.regulariser(fused.unpack(results.w, call))
     return Evaluation(loss, restore(results.logits, outer.tasks))
 
 
-def _fused_reasons(call: Call, outer: LinearProblem) -> list[str]:
+def _fused_reasons(call: Call, outer: Problem) -> list[str]:
     reasons = fused.reasons(call)
     problem = call.problem
     if problem is not None and problem.loss != outer.loss:
         reasons.append(f"the outer loss is {outer.loss!r} but the inner one {problem.loss!r}")
+    if isinstance(problem, MLP) and isinstance(outer, MLP) and problem.activation != outer.activation:
+        reasons.append(
+            f"the outer activation is {outer.activation!r} but the inner one {problem.activation!r}"
+        )
     return reasons
 
 
-def _check_pair(inner: LinearProblem, outer: LinearProblem) -> None:
-    if inner.shape != outer.shape:
+def _check_pair(inner: Problem, outer: Problem) -> None:
+    if isinstance(inner, LinearProblem) and isinstance(outer, LinearProblem):
+        if inner.shape != outer.shape:
+            raise ValueError(
+                f"outer needs models of shape {list(outer.shape)} but inner trains {list(inner.shape)}: features, "
+                "classes, bias and tasks must agree"
+            )
+    elif not (isinstance(inner, MLP) and isinstance(outer, MLP)):
         raise ValueError(
-            f"outer needs models of shape {list(outer.shape)} but inner trains {list(inner.shape)}: features, "
-            "classes, bias and tasks must agree"
+            f"outer is a {type(outer).__name__} but inner a {type(inner).__name__}, which trains other parameters: "
+            "make both a pb.MLP or both linear, or pass a callable w_T -> number as outer"
+        )
+    elif (inner.sizes, inner.tasks) != (outer.sizes, outer.tasks):
+        raise ValueError(
+            f"outer has sizes {list(outer.sizes)} and tasks {list(outer.tasks)} but inner has {list(inner.sizes)} and "
+            f"{list(inner.tasks)}: they must agree"
         )
     check_same("outer.x", outer.x, inner.x.dtype, inner.x.device, "inner.x")

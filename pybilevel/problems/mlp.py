@@ -183,8 +183,8 @@ class MLP(Problem):
 
     def regulariser(self, w: Any) -> Tensor:
         """l2/2 sum_l |W_l|^2, without the biases: [*B]."""
-        weights = pytree.tree_leaves(w)[::2]
-        return 0.5 * self.l2 * sum(weight.square().sum((-2, -1)) for weight in weights)
+        squares: list[Tensor] = [leaf.square().sum((-2, -1)) for leaf in pytree.tree_leaves(w)[::2]]
+        return 0.5 * self.l2 * torch.stack(squares).sum(0)
 
     def row_losses(self, z: Tensor) -> Tensor:
         """The loss of each row: [*B, n, c] -> [*B, n]."""
