@@ -1,4 +1,5 @@
-# Reads csrc/registry.def, the only list of losses, coordinates, activations and optimizers, and refuses a row whose header is missing.
+# Reads csrc/registry.def, the only list of losses, coordinates, activations and optimizers, and refuses a row whose
+# header is missing.
 
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/registry.def)
 file(STRINGS csrc/registry.def rows REGEX "^PB_[A-Z]+\\(")

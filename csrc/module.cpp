@@ -35,7 +35,8 @@ py::dict describe(const OptimizerInfo& row) {
   return told;
 }
 
-/// {"problems": [(loss, coordinates), ...], "activations": [name, ...], "optimizers": {name: description}}: what registry.def makes, in its order.
+/// {"problems": [(loss, coordinates), ...], "activations": [name, ...], "optimizers": {name: description}}: what
+/// registry.def makes, in its order.
 py::dict registry() {
   py::list problems;
   py::dict optimizers;

@@ -85,12 +85,13 @@ def python_violations(path: Path, source: str) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------- C++
 
-_FORMULAS = {"core", "losses", "problems", "optimizers"}
+_FORMULAS = {"core", "losses", "activations", "problems", "optimizers"}
 
 NATIVE_ARROWS: dict[str, set[str]] = {
     "core": set(),
     "losses": {"core"},
-    "problems": {"losses", "core"},
+    "activations": {"core"},
+    "problems": {"losses", "activations", "core"},
     "optimizers": {"losses", "core"},
     "driver": _FORMULAS | {"registry"},
     "cpu": _FORMULAS | {"driver", "registry"},

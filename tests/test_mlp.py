@@ -73,7 +73,9 @@ def test_parameters_keep_their_container(backend):
     """Any pytree with the leaves in order: a list of pairs, a dictionary of names; shared leaves get the sum."""
     x, y = data(3)
     leaves = [leaf.requires_grad_() for leaf in pytree.tree_leaves(pb.MLP.init(SIZES, dtype=torch.float64))]
-    named = {f"{kind}{i // 2}": leaf for i, (kind, leaf) in enumerate(zip(["w", "b"] * 3, leaves, strict=True))}
+    named = {
+        f"{kind}{i // 2}": leaf for i, (kind, leaf) in enumerate(zip(["w", "b"] * 3, leaves, strict=True))
+    }
     w = pb.unroll(of(x, y), named, steps=2, optimizer=SGD, backend=backend)
     assert list(w) == list(named) and all(w[name].shape == (3, *named[name].shape) for name in named)
     total = sum(leaf.sin().sum() for leaf in w.values())
@@ -127,7 +129,11 @@ W0 = pb.MLP.init(SIZES)
     [
         (None, ValueError, r"zeros would not train a pb.MLP: .* w0=pb.MLP.init\(\(3, 8, 5, 2\)\)"),
         (W0[:2], ValueError, r"w0 has 4 leaves but sizes \[3, 8, 5, 2\] need 6"),
-        ([*W0[:2], (W0[2][0].mT, W0[2][1])], ValueError, r"leaf 4 of w0 \(weight 3\) has shape \[2, 5\] .* \[5, 2\]"),
+        (
+            [*W0[:2], (W0[2][0].mT, W0[2][1])],
+            ValueError,
+            r"leaf 4 of w0 \(weight 3\) has shape \[2, 5\] .* \[5, 2\]",
+        ),
         ([*W0[:2], (W0[2][0], W0[2][1].double())], TypeError, r"leaf 5 of w0 \(bias 3\) is torch.float64"),
         ([*W0[:2], (W0[2][0], [0.0, 0.0])], ValueError, "leaves"),
     ],
@@ -156,10 +162,14 @@ def test_an_outer_problem_that_cannot_be_fused_is_evaluated_beside():
     x, y = data()
     inner, w0 = of(x, y), pb.MLP.init(SIZES, dtype=torch.float64)
     labels = torch.randint(2, (6,))
-    for outer, word in ((of(x, labels, loss="cross_entropy"), "loss"), (of(x, y, activation="tanh"), "activation")):
+    for outer, word in (
+        (of(x, labels, loss="cross_entropy"), "loss"),
+        (of(x, y, activation="tanh"), "activation"),
+    ):
         given = {"steps": 2, "optimizer": SGD}
         assert_matches(
-            pb.ho_objective(inner, outer, w0, **given), outer(pb.unroll(inner, w0, backend="generic", **given))
+            pb.ho_objective(inner, outer, w0, **given),
+            outer(pb.unroll(inner, w0, backend="generic", **given)),
         )
         assert f"the outer {word} is" in str(pb.explain(pb.ho_objective, inner, outer, w0, **given))
         with pytest.raises(pb.BackendError, match=f"the outer {word} is"):
@@ -196,7 +206,8 @@ def test_what_the_fused_engine_leaves_to_the_generic_one():
         assert w[0][0].shape == (3, 3, 8)
     expected = pb.unroll(problem, w0, steps=2, optimizer=SGD)
     assert_all_match(
-        pytree.tree_leaves(pb.unroll(problem, w0, steps=2, optimizer=pb.SGD(rates))), pytree.tree_leaves(expected)
+        pytree.tree_leaves(pb.unroll(problem, w0, steps=2, optimizer=pb.SGD(rates))),
+        pytree.tree_leaves(expected),
     )
 
 
@@ -241,7 +252,9 @@ def test_explain():
     back = 25 * 2 * 10 * ((74 - 24) + (6 * 74 - 3 * 24))  # w0 only, activations kept
     assert told.flops == 5 * (step + back)
     big = pb.MLP(torch.zeros(1000, 50), torch.zeros(1000, 2), sizes=(50, 60, 2))
-    assert "all threads" in pb.explain(pb.unroll, big, pb.MLP.init((50, 60, 2)), steps=2, optimizer=SGD).regime
+    assert (
+        "all threads" in pb.explain(pb.unroll, big, pb.MLP.init((50, 60, 2)), steps=2, optimizer=SGD).regime
+    )
 
 
 def test_memory_stays_in_its_budget():

@@ -13,13 +13,15 @@ import pybilevel as pb
 from pybilevel import _C
 from pybilevel.engine.fused import NATIVE
 from pybilevel.problems import LinearProblem
+from pybilevel.problems.activations import ACTIVATIONS
 
 CSRC = Path(__file__).parent.parent / "csrc"
-ROW = re.compile(r"^PB_(LOSS|COORDINATES|OPTIMIZER)\((\w+), (\w+)(?:, (\w+))?\)$", re.MULTILINE)
+ROW = re.compile(r"^PB_(LOSS|COORDINATES|ACTIVATION|OPTIMIZER)\((\w+), (\w+)(?:, (\w+))?\)$", re.MULTILINE)
 # Kind of row -> the header of a name, and the class in it of a type.
 HEADERS = {
     "LOSS": ("losses/{}.hpp", "struct {} {{"),
     "COORDINATES": ("problems/linear_{}.hpp", "class Linear{} {{"),
+    "ACTIVATION": ("activations/{}.hpp", "struct {} {{"),
     "OPTIMIZER": ("optimizers/{}.hpp", "class {} "),
 }
 ROWS = ROW.findall((CSRC / "registry.def").read_text())
@@ -42,19 +44,22 @@ def problem_classes() -> dict[str, str]:
 def test_every_row_has_its_header_and_the_dispatch_includes_it(kind: str, name: str, type_name: str) -> None:
     path, declaration = HEADERS[kind]
     assert declaration.format(type_name) in (CSRC / path.format(name)).read_text()
-    dispatch = "any_optimizer.hpp" if kind == "OPTIMIZER" else "linear_dispatch.hpp"
+    others = {"OPTIMIZER": "any_optimizer.hpp", "ACTIVATION": "any_activation.hpp"}
+    dispatch = others.get(kind, "linear_dispatch.hpp")
     assert f'#include "{path.format(name)}"' in (CSRC / "driver" / dispatch).read_text()
 
 
-def test_every_loss_and_optimizer_header_has_a_row() -> None:
+def test_every_header_has_a_row() -> None:
     losses = [p.stem for p in CSRC.glob("losses/*.hpp") if "residual(" in p.read_text()]
     assert sorted(losses) == sorted(names("LOSS"))
     assert sorted(p.stem for p in CSRC.glob("optimizers/*.hpp")) == sorted(names("OPTIMIZER"))
+    assert sorted(p.stem for p in CSRC.glob("activations/*.hpp")) == sorted(names("ACTIVATION"))
 
 
 def test_every_row_has_a_python_class() -> None:
     assert sorted(problem_classes()) == sorted(names("LOSS"))
     assert set(names("OPTIMIZER")) == {one.name for one in NATIVE} == set(optimizers())
+    assert list(ACTIVATIONS) == names("ACTIVATION")
 
 
 def test_the_module_tells_the_rows() -> None:
@@ -63,6 +68,7 @@ def test_the_module_tells_the_rows() -> None:
         (loss, name) for loss in names("LOSS") for name, losses in coordinates if losses in ("any", loss)
     ]
     assert _C.registry()["problems"] == pairs
+    assert _C.registry()["activations"] == names("ACTIVATION")
     assert list(_C.registry()["optimizers"]) == names("OPTIMIZER")
 
 

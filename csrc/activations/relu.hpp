@@ -13,7 +13,8 @@ struct Relu {
 
   template <class Team>
   PB_HD static typename Team::Lane slope(typename Team::Lane a) {
-    return a > typename Team::Real(0) ? typename Team::Lane{} + typename Team::Real(1) : typename Team::Lane{};
+    return a > typename Team::Real(0) ? typename Team::Lane{} + typename Team::Real(1)
+                                      : typename Team::Lane{};
   }
 
   template <class Team>

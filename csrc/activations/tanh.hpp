@@ -1,8 +1,8 @@
 // Hyperbolic tangent: value a = tanh z, slope 1 - a^2, bend -2 a.
 //
 // Near 0 by Lambert's continued fraction z / (1 + z^2 / (3 + z^2 / (5 + ...))), cut where at |z| = 1/2 it leaves less than a
-// rounding error (relative truncation 9e-11 after 5 partial quotients, 2e-19 after 8); elsewhere from e^(-2 |z|), where nothing
-// cancels.
+// rounding error (relative truncation 9e-11 after 5 partial quotients, 2e-19 after 8); elsewhere from e^(-2 |z|), where
+// nothing cancels.
 #pragma once
 
 #include "core/math.hpp"

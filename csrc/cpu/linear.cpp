@@ -19,8 +19,8 @@ void run_rows(const LinearParams<T>& params, LinearVariant variant, const Parall
 
 template <class T, bool kReverse>
 void run_tasks(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
-  with_linear_task<Solo<T>>(
-      variant, [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
+  with_linear_task<Solo<T>>(variant,
+                            [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
 }
 
 template <class T, bool kReverse>

@@ -16,8 +16,7 @@ void run(const MlpParams<T>& params, MlpVariant variant, Regime regime, const Pa
     with_mlp_task<Crew<T>>(
         variant, [&]<class Task> { run_range<Task, kReverse>(params, Crew<T>{parallel}, 0, params.tasks); });
   } else {
-    with_mlp_task<Solo<T>>(variant,
-                           [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
+    with_mlp_task<Solo<T>>(variant, [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
   }
 }
 

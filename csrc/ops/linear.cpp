@@ -76,14 +76,14 @@ Index linear_scratch_bytes(PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
   return x.scalar_type() == at::kDouble ? scratch_bytes<LinearEngine, double>(in)
-                                         : scratch_bytes<LinearEngine, float>(in);
+                                        : scratch_bytes<LinearEngine, float>(in);
 }
 
 Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
   return in.x.scalar_type() == at::kDouble ? forward<LinearEngine, double>(in)
-                                          : forward<LinearEngine, float>(in);
+                                           : forward<LinearEngine, float>(in);
 }
 
 LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar,

@@ -63,8 +63,8 @@ inline void check_results(const LinearInputs& in, const at::Tensor& w, const at:
 }
 
 template <class Engine, class T>
-void backward(const LinearInputs& in, const LinearCotangents& bars, const at::Tensor& w, const at::Tensor& logits,
-              at::Tensor& trajectory, LinearGradients& grads) {
+void backward(const LinearInputs& in, const LinearCotangents& bars, const at::Tensor& w,
+              const at::Tensor& logits, at::Tensor& trajectory, LinearGradients& grads) {
   LinearCall<T> call(in);
   detail::check_like("trajectory", trajectory, in.x, Engine::trajectory_shape(call, in));
   TORCH_CHECK_VALUE(trajectory.is_contiguous(), "pybilevel: trajectory must be contiguous");

@@ -148,8 +148,8 @@ class MlpProblem {
     head.gather(team, u, stride, network_.with_one(last), rows, to);
     if (last > 0) {
       const Matrix<T> back = network_.in(backs_, last);
-      team.mix({classes, shape_.width(last), rows, true}, {residual, stride, 1},
-               network_.in(tangents_, last), head.weight(to));
+      team.mix({classes, shape_.width(last), rows, true}, {residual, stride, 1}, network_.in(tangents_, last),
+               head.weight(to));
       team.mix({rows, shape_.padded(last), classes}, {u, 1, stride}, head.weight(w_head), back);
       team.mix({rows, shape_.padded(last), classes, true}, {residual, 1, stride}, head.weight(v_head), back);
     } else if (x_bar_) {

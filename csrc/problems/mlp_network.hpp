@@ -43,7 +43,9 @@ class MlpNetwork {
   PB_HD Index entries() const { return entries_; }  // of buffers of the layout of the D_l
 
   // [A_l 1]
-  PB_HD Matrix<const T> with_one(Index l) const { return {l ? layer(l) : inputs_, shape_.padded_with_one(l)}; }
+  PB_HD Matrix<const T> with_one(Index l) const {
+    return {l ? layer(l) : inputs_, shape_.padded_with_one(l)};
+  }
   PB_HD Matrix<const T> delta(Index l) const { return in(deltas_, l); }
   PB_HD T* residual() const { return residual_; }  // R, class-major [c, stride of rows()]
 
@@ -118,8 +120,8 @@ class MlpNetwork {
       });
       if (g) {
         const Matrix<const T> before = with_one(l - 1);
-        team.mix({shape_.width(l - 1) + 1, shape_.padded(l), rows}, {before.data, 1, before.row},
-                 delta, shape_.weight(g, l));
+        team.mix({shape_.width(l - 1) + 1, shape_.padded(l), rows}, {before.data, 1, before.row}, delta,
+                 shape_.weight(g, l));
       }
       if (l > 1) send_back(team, l, delta, shape_.weight(w, l), in(deltas_, l - 1), false);
     }

@@ -29,16 +29,14 @@ class MlpOuter {
     T *const residual = network_.residual(), *const values = values_;
     network_.load(team, task);
     network_.forward(team, w);
-    team.for_pairs(rows, params_.classes,
-                   [=](Index i, Index k) { logits[i][k] = scores[k * stride + i]; });
+    team.for_pairs(rows, params_.classes, [=](Index i, Index k) { logits[i][k] = scores[k * stride + i]; });
     team.for_lanes(rows, [=, this](Index i) {
       Team::store(values + i, network_.rows().evaluate(i));
       if (w_bar) network_.rows().residual(i, {residual + i, stride});
     });
     if (w_bar) network_.backward(team, w, w_bar);
     T total[1];
-    team.template reduce<1>(rows, total,
-                            [=](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values + i); });
+    team.template reduce<1>(rows, total, [=](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values + i); });
     T* const loss = params_.loss;
     team.for_each(1, [=](Index) { loss[task] = total[0]; });
   }
@@ -55,9 +53,8 @@ class MlpOuter {
     T* const residual = network_.residual();
     network_.load(team, task);
     network_.forward(team, w);
-    team.for_lanes(params_.query.rows, [=, this](Index i) {
-      network_.rows().value_pullback(i, bar, {residual + i, stride});
-    });
+    team.for_lanes(params_.query.rows,
+                   [=, this](Index i) { network_.rows().value_pullback(i, bar, {residual + i, stride}); });
     if (extra) {
       team.for_pairs(params_.query.rows, params_.classes,
                      [=](Index i, Index k) { residual[k * stride + i] += extra[i][k]; });

@@ -1,5 +1,6 @@
-// How the parameters of a multilayer perceptron lie in a state: the hidden layers one after the other, each [in + 1, out] with
-// rows padded to whole lanes and the bias in the last row, then the last layer as a LinearHead. Padding is zero.
+// How the parameters of a multilayer perceptron lie in a state: the hidden layers one after the other, each
+// [in + 1, out] with rows padded to whole lanes and the bias in the last row, then the last layer as a LinearHead.
+// Padding is zero.
 //
 // Hidden units lie along the lanes, whatever the number of examples; the outputs, of which there may be one, do not.
 #pragma once
@@ -25,8 +26,8 @@ class MlpShape {
     size_ += head_.size();
   }
 
-  PB_HD Index size() const { return size_; }             // of a state
-  PB_HD Index hidden() const { return hidden_; }         // layers 1 .. hidden() have an activation
+  PB_HD Index size() const { return size_; }              // of a state
+  PB_HD Index hidden() const { return hidden_; }          // layers 1 .. hidden() have an activation
   PB_HD Index width(Index l) const { return width_[l]; }  // of layer l; 0: the features
   PB_HD Index padded(Index l) const { return round_up(width_[l], Team::kLanes); }
   PB_HD Index padded_with_one(Index l) const { return round_up(width_[l] + 1, Team::kLanes); }
@@ -46,8 +47,7 @@ class MlpShape {
     for (Index l = 1; l <= hidden_; ++l) {
       const Matrix<T> to = weight(w, l);
       const Index columns = width_[l];
-      team.for_pairs(width_[l - 1] + 1, columns,
-                     [=](Index i, Index j) { to[i][j] = flat[i * columns + j]; });
+      team.for_pairs(width_[l - 1] + 1, columns, [=](Index i, Index j) { to[i][j] = flat[i * columns + j]; });
       flat += (width_[l - 1] + 1) * columns;
     }
     head_.read(team, {flat, head_.classes()}, head_of(w));

@@ -23,11 +23,13 @@ DTYPES = [torch.float32, torch.float64]
 @pytest.mark.parametrize("optimizer", USUAL)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_schedules(activation, optimizer, dtype):
-    case = MlpCase(
-        activation=activation, optimizer=optimizer, variant=USUAL[optimizer], steps=9, dtype=dtype
-    )
+    case = MlpCase(activation=activation, optimizer=optimizer, variant=USUAL[optimizer], steps=9, dtype=dtype)
     whole = solve(case)  # with the activations of every state
-    for schedule in (pb.StoreAll(), *(pb.Revolve(c) for c in (1, 2, 4)), *(pb.Periodic(k) for k in (1, 3, 20))):
+    for schedule in (
+        pb.StoreAll(),
+        *(pb.Revolve(c) for c in (1, 2, 4)),
+        *(pb.Periodic(k) for k in (1, 3, 20)),
+    ):
         assert_same_bits(solve(case, memory=schedule), whole)
 
 
