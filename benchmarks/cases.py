@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.sinusoid import SINUSOID
 from benchmarks.workloads import EFFECT_OF_T, FEW_SHOT, HYPER_CLEANING, RIDGE_TALL, Shape, Workload
 
 OURS = ("pybilevel", "pybilevel unroll")
@@ -19,6 +20,7 @@ BATCHED = (*OURS, *PEERS)
 COMPILED = (*BATCHED, "torch.compile", "torch.compile closed form")  # compiling takes too long for every case
 SQUARED = (*OURS, "pybilevel spectral", *PEERS)
 TALL = ("pybilevel", "pybilevel spectral", "eager", "eager closed form", "CUDA graph closed form", "JAX")
+NETWORKS = ("pybilevel", "pybilevel unroll", "eager", "vmap(grad)", "CUDA graph", "JAX", "JAX checkpoint")
 ONE_BY_ONE = ("pybilevel", "pybilevel one by one", "eager one by one", "higher", "torchopt")
 
 
@@ -121,6 +123,22 @@ CASES = (
         Shape(n=20000, m=2000, d=128, c=10, steps=200),
         tiny=Shape(n=60, m=20, d=6, c=3, steps=7),
         contenders=TALL,
+    ),
+    Case(
+        "sinusoid",
+        SINUSOID,
+        Shape(tasks=25, n=10, m=10, d=1, c=1, steps=5),
+        tiny=Shape(tasks=3, n=4, m=5, d=1, c=1, steps=3),
+        contenders=NETWORKS,
+        target=">= 10 x eager",
+    ),
+    Case(
+        "sinusoid-long",
+        SINUSOID,
+        Shape(tasks=25, n=10, m=10, d=1, c=1, steps=50),
+        tiny=Shape(tasks=2, n=4, m=5, d=1, c=1, steps=7),
+        contenders=NETWORKS,
+        target=">= 10 x eager",
     ),
     Case(
         "one-task-loop",

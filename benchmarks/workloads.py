@@ -1,6 +1,7 @@
 """What each workload is: its inputs, its leaves, its bilevel problem, and the work nobody can avoid.
 
-All of them differentiate through T steps of gradient descent on a linear model with bias, from zero weights:
+They differentiate through T steps of gradient descent on a linear model with bias, from zero weights (networks: see
+benchmarks/sinusoid.py):
 
     few-shot        softmax, B tasks; hypergradients of the support features, the query features and the step size
     hyper-cleaning  softmax, one problem; hypergradients of the n example weights and of l2
@@ -54,6 +55,9 @@ class Bilevel(NamedTuple):
     lr: Any  # ()
     weights: Any = None  # [*B, n]
     l2: Any = 0.0  # ()
+    w0: tuple[
+        Any, ...
+    ] = ()  # W_1, b_1, ..., where the model is a network of relu layers; (): linear, from zeros
 
 
 class Work(NamedTuple):

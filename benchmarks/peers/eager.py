@@ -6,7 +6,7 @@ writes the inner gradient out, as an expert would for a linear model, and needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -83,10 +83,28 @@ def with_leaves(workload: Workload, inputs: dict[str, Tensor]) -> dict[str, Tens
 
 def value(p: Bilevel, loss: str, shape: Shape) -> Tensor:
     """The outer objective after T steps, each of them `autograd.grad(..., create_graph=True)`."""
+    if p.w0:
+        return value_network(p, loss, shape)
     w, b = zeros(p, shape, requires_grad=True)
     for _ in range(shape.steps):
         w, b = step(w, b, p, loss)
     return outer_objective(p, w, b, loss, shape)
+
+
+def value_network(p: Bilevel, loss: str, shape: Shape) -> Tensor:
+    """The same for a network of relu layers, from p.w0, every task with weights of its own."""
+    w = [x.expand(*p.x.shape[:-2], *x.shape) for x in p.w0]
+    for _ in range(shape.steps):
+        grads = torch.autograd.grad(total_loss(network(p.x, w), p.y, loss), w, create_graph=True)
+        w = [x - p.lr * g for x, g in zip(w, grads, strict=True)]
+    return total_loss(network(p.x_val, w), p.y_val, loss) / max(shape.tasks, 1)
+
+
+def network(x: Tensor, w: Sequence[Tensor]) -> Tensor:
+    """Affine maps with relu between them; w is W_1, b_1, ..., each with the task dimensions of x."""
+    for i in range(0, len(w), 2):
+        x = affine(x.relu() if i else x, w[i], w[i + 1].unsqueeze(-2))
+    return x
 
 
 def step(w: Tensor, b: Tensor, p: Bilevel, loss: str) -> tuple[Tensor, Tensor]:

@@ -50,18 +50,22 @@ def _value(p: Bilevel, loss: str, shape: Shape, checkpoint: bool) -> Any:
             rows = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=-1)[:, 0]
         return (rows if weights is None else weights * rows).mean()
 
-    def task(x: Any, y: Any, x_val: Any, y_val: Any) -> Any:
-        def inner(params: tuple[Any, Any]) -> Any:
-            w, b = params
-            return mean_loss(x @ w + b, y, p.weights) + 0.5 * p.l2 * jnp.square(w).sum()
+    def network(x: Any, params: tuple[Any, ...]) -> Any:
+        for i in range(0, len(params), 2):
+            x = (jax.nn.relu(x) if i else x) @ params[i] + params[i + 1]
+        return x
 
-        def step(params: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+    def task(x: Any, y: Any, x_val: Any, y_val: Any) -> Any:
+        def inner(params: tuple[Any, ...]) -> Any:
+            return mean_loss(network(x, params), y, p.weights) + 0.5 * p.l2 * jnp.square(params[0]).sum()
+
+        def step(params: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             grads = jax.grad(inner)(params)
             return jax.tree.map(lambda a, g: a - p.lr * g, params, grads), None
 
-        start = (jnp.zeros((shape.d, shape.c), x.dtype), jnp.zeros(shape.c, x.dtype))
-        (w, b), _ = jax.lax.scan(jax.checkpoint(step) if checkpoint else step, start, length=shape.steps)
-        return mean_loss(x_val @ w + b, y_val)
+        start = p.w0 or (jnp.zeros((shape.d, shape.c), x.dtype), jnp.zeros(shape.c, x.dtype))
+        params, _ = jax.lax.scan(jax.checkpoint(step) if checkpoint else step, start, length=shape.steps)
+        return mean_loss(network(x_val, params), y_val)
 
     batched = jax.vmap(task) if shape.tasks else task
     return batched(p.x, p.y, p.x_val, p.y_val).mean()

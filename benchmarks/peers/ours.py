@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.peers import Build, Run
 from benchmarks.peers.eager import differentiate, loop_over_tasks, total_loss
+from benchmarks.sinusoid import sizes
 from benchmarks.workloads import Bilevel, Shape, Workload
 
 
@@ -23,6 +24,8 @@ def build(workload: Workload, shape: Shape, inputs: dict[str, Tensor], **options
             "backend": "fused",
             **options,
         }
+        if p.w0:
+            return _networks(p, shape, lambda inner, outer: pb.ho_objective(inner, outer, p.w0, **settings))
         if shape.tasks:
             per_task, _ = pb.ml_objective(p.x, p.y, p.x_val, p.y_val, num_classes=shape.c, **settings)
             return per_task.mean()
@@ -55,6 +58,9 @@ def build_unroll(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) ->
     import pybilevel as pb
 
     def value(p: Bilevel, loss: str, shape: Shape) -> Tensor:
+        if p.w0:
+            settings = {"steps": shape.steps, "optimizer": pb.SGD(lr=p.lr), "backend": "fused"}
+            return _networks(p, shape, lambda inner, outer: outer(pb.unroll(inner, p.w0, **settings)))
         inner = _problem(p.x, p.y, loss, shape, weights=p.weights, l2=p.l2)
         w = pb.unroll(inner, steps=shape.steps, optimizer=pb.SGD(lr=p.lr), backend="fused")
         outer = total_loss(inner.logits(w, p.x_val), p.y_val, loss)
@@ -89,3 +95,12 @@ def _problem(x: Tensor, y: Tensor, loss: str, shape: Shape, **terms: Any) -> Any
     if loss == "squared":
         return pb.LeastSquares(x, y, **terms)
     return pb.SoftmaxRegression(x, y, num_classes=shape.c, **terms)
+
+
+def _networks(p: Bilevel, shape: Shape, value: Callable[[Any, Any], Tensor]) -> Tensor:
+    """The mean over tasks of value(inner, outer), both a network of relu layers."""
+    import pybilevel as pb
+
+    widths = sizes(shape)
+    inner, outer = pb.MLP(p.x, p.y, sizes=widths), pb.MLP(p.x_val, p.y_val, sizes=widths)
+    return value(inner, outer).mean()
