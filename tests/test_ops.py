@@ -8,7 +8,8 @@ from linear_optimizers import RICHEST, USUAL
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.layout import lay_out
 from pybilevel.ops import LinearResults, linear_unroll, padded_tasks, state_size
-from pybilevel.ops.linear import TENSORS, model_size
+from pybilevel.ops.linear import model_size
+from pybilevel.ops.node import TENSORS
 from pybilevel.ops.optimizers import SETTINGS
 from pybilevel.schedules import Code, Revolve, StoreAll, encode
 

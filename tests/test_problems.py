@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tolerance import assert_matches
 
-from pybilevel.problems import LeastSquares, ModuleLoss, SoftmaxRegression
+from pybilevel.problems import LeastSquares, SoftmaxRegression
 
 TASKS = [(), (3,), (2, 3), (0,)]
 
@@ -186,7 +186,6 @@ X, Y = torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.long)
             ValueError,
             "num_classes is 2 but y has 3",
         ),
-        (lambda: ModuleLoss(), NotImplementedError, "pb.ModuleLoss is not in this version"),
     ],
 )
 def test_bad_input_says_what_and_what_to_do(make, error, text):

@@ -12,9 +12,9 @@ import pybilevel as pb
 from pybilevel.engine import fused as engine
 from pybilevel.engine.layout import Layout, Storage
 from pybilevel.ops import linear_unroll, padded_tasks, predictions_size, state_size
-from pybilevel.ops.linear import FORWARD, model_size
+from pybilevel.ops.linear import LINEAR, model_size
 
-NAMES = [argument.name for argument in FORWARD._schema.arguments]
+NAMES = [argument.name for argument in LINEAR.forward._schema.arguments]
 
 
 def case_of(pair, **options):

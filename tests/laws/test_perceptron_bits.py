@@ -109,7 +109,7 @@ import sys, torch
 sys.path[:0] = {folders!r}
 from pybilevel import _C
 from mlp_cases import solve
-from test_mlp_bitwise import CASES
+from test_perceptron_bits import CASES
 assert _C.build_info()["isa_in_use"] == sys.argv[1]
 found = [solve(case) for case in CASES]
 torch.save([one.values | one.gradients for one in found], sys.argv[2])
