@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
+from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.engine.select import (
     Regime,
     choose_coordinates,
@@ -16,7 +17,6 @@ from pybilevel.engine.select import (
     dual_rounds_well,
     normal_rounds_well,
 )
-from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.methods import Reverse
 from pybilevel.ops import OPTIMIZERS, lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
 from pybilevel.problems import LinearProblem, Problem

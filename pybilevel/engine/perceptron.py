@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import Wanted
+from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.engine.layout import data_of, initial_l2, settings_of, wanted_of
 from pybilevel.engine.select import FEW_TASKS, ROWS_WORK, Regime
-from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.ops import OPTIMIZERS, activations_size, mlp_scratch_bytes, parameters_size
 from pybilevel.problems import MLP
 
