@@ -26,7 +26,13 @@ CUDA = ROOT / "csrc" / "cuda"
 ANY = [
     pair for pair in _C.registry()["problems"] if pair[1] == "primal"
 ]  # one kernel for all that are not linear
-KERNELS_PER_SOURCE = 2 * (len(_C.registry()["problems"]) * len(LINEAR) + len(ANY))  # two directions
+PER_SOURCE = 2 * (len(_C.registry()["problems"]) * len(LINEAR) + len(ANY))  # two directions
+KERNELS = {
+    "linear": PER_SOURCE,
+    "linear_grid": PER_SOURCE,
+    # up to 5 or 10 classes, with or without a momentum buffer
+    "linear_small": 2 * len(_C.registry()["losses"]) * len(LINEAR) * 2 * 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,7 @@ def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
     """Every result and cotangent to rounding; the same bits under another plan and with scratch elsewhere."""
     sources = (
-        [CUDA / "linear_double.cu", CUDA / "linear_grid_double.cu"],
+        [CUDA / f"linear{kernel}_double.cu" for kernel in ("", "_small", "_grid")],
         [EMULATOR / "linear.cpp", cpu_kernels],
     )
     done = run_program(emulated(tmp_path, "linear", mode, *sources))
@@ -49,7 +55,7 @@ def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
 @pytest.mark.parametrize("precision", ["float", "double"])
-@pytest.mark.parametrize("kernel", ["linear", "linear_grid"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_do_not_spill(tmp_path: Path, kernel: str, precision: str) -> None:
     """No register spills and no stack frames, for every architecture."""
     report = ptxas_report(CUDA / f"{kernel}_{precision}.cu", tmp_path)
@@ -57,7 +63,7 @@ def test_kernels_do_not_spill(tmp_path: Path, kernel: str, precision: str) -> No
         kernels = re.findall(
             rf"Compiling entry function '\w*{kernel}_kernel\w*' for 'sm_{architecture}'", report
         )
-        assert len(kernels) == KERNELS_PER_SOURCE
+        assert len(kernels) == KERNELS[kernel]
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
-    assert len(frames) >= KERNELS_PER_SOURCE * len(ARCHITECTURES)
+    assert len(frames) >= KERNELS[kernel] * len(ARCHITECTURES)
     assert set(frames) == {("0", "0", "0")}, report

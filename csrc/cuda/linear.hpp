@@ -9,6 +9,10 @@
 
 namespace pb::cuda {
 
+// Which kernel runs a batch: a block a task, its first warp the recurrence of a small one; a block a task; the whole grid
+// on one task after the other. See cuda/README.md.
+enum class LinearKernel { kChoose, kSmall, kBlock, kGrid };
+
 // How one half of the unroll is going to run, and what the caller allocates for it.
 struct LinearLaunch {
   Index tape_size;           // LinearParams::trajectory has tasks * tape_size scalars
@@ -16,19 +20,19 @@ struct LinearLaunch {
   unsigned blocks;           // each runs the tasks block, block + blocks, ...
   unsigned threads;          // of a block
   std::size_t shared_bytes;  // of a block
-  bool whole_grid = false;   // all blocks run one task after the other; as many of them as find room at once
+  LinearKernel kernel = LinearKernel::kBlock;  // kGrid: cooperative, as many blocks as find room at once
 };
 
-// Sizes, without touching the device. `rows`: all of the device on one task after the other, even where that does not pay;
-// without it, where it pays (see cuda/linear_sizes.hpp). The layout of the trajectory is the same
-// for both halves, and neither the regime nor the number of threads depends on the plan: so no plan changes a bit of the
-// result. Throws std::invalid_argument where one task is too large for 31-bit indices.
+// Sizes, without touching the device. kChoose: the kernel that pays (see cuda/linear_sizes.hpp), the same for both halves;
+// its layout of the trajectory is its own. Neither the kernel nor the number of threads depends on the plan: so no plan
+// changes a bit of the result. Throws std::invalid_argument where one task is too large for 31-bit indices, or for the
+// kernel that is asked for.
 template <class T>
-LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool rows, bool reverse,
-                         const Device& device);
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, LinearKernel kernel,
+                         bool reverse, const Device& device);
 
 // Start one half on a stream (a cudaStream_t) of the current device; all pointers in `params`, the plan included, are
-// device pointers. One kernel (cooperative for whole_grid), no allocation, no synchronisation: can be captured in a CUDA graph.
+// device pointers. One kernel, no allocation, no synchronisation: can be captured in a CUDA graph.
 // Throws std::runtime_error where the launch fails.
 template <class T>
 void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& launch,

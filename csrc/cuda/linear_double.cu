@@ -3,7 +3,8 @@
 
 namespace pb::cuda {
 
-template LinearLaunch plan_linear(const LinearParams<double>&, LinearVariant, bool, bool, const Device&);
+template LinearLaunch plan_linear(const LinearParams<double>&, LinearVariant, LinearKernel, bool,
+                                  const Device&);
 template void linear_forward(const LinearParams<double>&, LinearVariant, const LinearLaunch&, void*);
 template void linear_reverse(const LinearParams<double>&, LinearVariant, const LinearLaunch&, void*);
 

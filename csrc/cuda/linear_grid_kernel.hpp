@@ -72,7 +72,7 @@ LinearLaunch plan_grid(const LinearParams<T>& params, LinearVariant variant, boo
                         .blocks = params.tasks > 0 ? blocks : 0,
                         .threads = block_threads(params, variant.coordinates),
                         .shared_bytes = GridTeam<T>::kShared * sizeof(T),
-                        .whole_grid = true};
+                        .kernel = LinearKernel::kGrid};
   });
 }
 

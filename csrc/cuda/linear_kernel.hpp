@@ -8,6 +8,7 @@
 #include "cuda/linear.hpp"
 #include "cuda/linear_grid.hpp"
 #include "cuda/linear_sizes.hpp"
+#include "cuda/linear_small.hpp"
 #include "cuda/portability.hpp"
 #include "cuda/team.hpp"
 #include "driver/linear_dispatch.hpp"
@@ -85,27 +86,39 @@ void start_task(const LinearParams<typename Task::T>& params, const LinearLaunch
 }
 
 template <class T>
-LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, bool rows, bool reverse,
-                         const Device& device) {
+LinearLaunch plan_linear(const LinearParams<T>& params, LinearVariant variant, LinearKernel kernel,
+                         bool reverse, const Device& device) {
   check_sizes(params, variant.coordinates);
-  if (rows || pays_for_grid(params, variant.coordinates, device))
-    return plan_grid(params, variant, reverse, device);
+  if (kernel == LinearKernel::kChoose) {
+    kernel = fits_small(params, variant, device)                  ? LinearKernel::kSmall
+             : pays_for_grid(params, variant.coordinates, device) ? LinearKernel::kGrid
+                                                                  : LinearKernel::kBlock;
+  }
+  if (kernel == LinearKernel::kSmall) return plan_small(params, variant, reverse, device);
+  if (kernel == LinearKernel::kGrid) return plan_grid(params, variant, reverse, device);
   return with_linear_task<BlockTeam<T>>(
       variant, [&]<class Task> { return plan_task<Task>(params, variant.coordinates, reverse, device); });
+}
+
+template <class T, bool kReverse>
+void start_linear(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
+                  void* stream) {
+  if (how.kernel == LinearKernel::kSmall) return start_small(params, variant, kReverse, how, stream);
+  if (how.kernel == LinearKernel::kGrid) return start_grid(params, variant, kReverse, how, stream);
+  with_linear_task<BlockTeam<T>>(variant,
+                                 [&]<class Task> { start_task<Task, kReverse>(params, how, stream); });
 }
 
 template <class T>
 void linear_forward(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
                     void* stream) {
-  if (how.whole_grid) return start_grid(params, variant, false, how, stream);
-  with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, false>(params, how, stream); });
+  start_linear<T, false>(params, variant, how, stream);
 }
 
 template <class T>
 void linear_reverse(const LinearParams<T>& params, LinearVariant variant, const LinearLaunch& how,
                     void* stream) {
-  if (how.whole_grid) return start_grid(params, variant, true, how, stream);
-  with_linear_task<BlockTeam<T>>(variant, [&]<class Task> { start_task<Task, true>(params, how, stream); });
+  start_linear<T, true>(params, variant, how, stream);
 }
 
 }  // namespace pb::cuda

@@ -33,6 +33,13 @@ __device__ __forceinline__ T* shared_memory() {
 #endif
 }
 
+/// Asks the second-level cache for the line of p, which nothing waits for.
+__device__ __forceinline__ void prefetch([[maybe_unused]] const void* p) {
+#ifndef PB_CUDA_EMULATOR
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 /// Waits for all threads of all blocks of launch_cooperative(); what they wrote before is seen by all after it.
 #ifdef PB_CUDA_EMULATOR
 using emulator::grid_barrier;

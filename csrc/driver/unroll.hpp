@@ -18,6 +18,7 @@ class Unroll {
       : size_(problem.size()),
         buffers_(buffers),
         state_size_(size_ * (1 + buffers)),
+        saved_size_(saved_size(problem) * (1 + buffers)),
         kept_size_(keep ? problem.predictions_size() : 0) {
     state_ = arena.take<T>(state_size_);
     gradient_ = arena.take<T>(size_);
@@ -28,7 +29,7 @@ class Unroll {
   }
 
   PB_HD Index state_size() const { return state_size_; }
-  PB_HD Index slot_size() const { return state_size_ + kept_size_; }
+  PB_HD Index slot_size() const { return saved_size_ + kept_size_; }
   PB_HD T* point() const { return state_; }
   PB_HD Index buffers() const { return buffers_; }
   PB_HD T* buffer(Index k) const { return state_ + (1 + k) * size_; }
@@ -41,7 +42,7 @@ class Unroll {
     problem.start(team, point(), buffers());
     if (params.steps == 0) return;
     for (Index i = 0; i < params.plan_split; ++i) run(team, problem, optimizer, params.plan[i], trajectory);
-    copy(team, state_size_, state_, slot(trajectory, params.slots));
+    save(team, saved_size_, state_, slot(trajectory, params.slots));
     advance(team, problem, optimizer, params.steps - 1, 1, nullptr, kept(trajectory, params.slots));
   }
 
@@ -49,7 +50,7 @@ class Unroll {
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
                     const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return problem.start(team, point(), buffers());
-    copy(team, state_size_, slot(trajectory, params.slots), state_);
+    restore(team, slot(trajectory, params.slots));
     advance(team, problem, optimizer, params.steps - 1, 1, kept(trajectory, params.slots), nullptr);
   }
 
@@ -57,7 +58,7 @@ class Unroll {
   PB_HD void reverse(const Team& team, Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return;
-    copy(team, state_size_, slot(trajectory, params.slots), state_);
+    restore(team, slot(trajectory, params.slots));
     for (Index i = params.plan_split; i < params.plan_length; ++i) {
       const PlacedOp op = params.plan[i];
       if (op.code == OpCode::kReverse) {
@@ -90,9 +91,9 @@ class Unroll {
     if (op.code == OpCode::kAdvance) {
       advance(team, problem, optimizer, op.step, op.operand, nullptr, kept(trajectory, op.kept));
     } else if (op.code == OpCode::kSave) {
-      copy(team, state_size_, state_, slot(trajectory, op.operand));
+      save(team, saved_size_, state_, slot(trajectory, op.operand));
     } else {
-      copy(team, state_size_, slot(trajectory, op.operand), state_);
+      restore(team, slot(trajectory, op.operand));
     }
   }
 
@@ -102,21 +103,45 @@ class Unroll {
     for (Index t = step; t < step + count; ++t) {
       const bool first = t == step;
       problem.gradient(team, state_, gradient_, true, first ? known : nullptr);
-      if (first && to_keep) copy(team, kept_size_, problem.predictions(), to_keep);
+      if (first && to_keep) save(team, kept_size_, problem.predictions(), to_keep);
       optimizer.step(team, t, size_, state_, gradient_);
     }
   }
 
   PB_HD T* slot(T* trajectory, Index i) const { return trajectory + i * slot_size(); }
   PB_HD T* kept(T* trajectory, Index i) const {
-    return kept_size_ > 0 && i >= 0 ? slot(trajectory, i) + state_size_ : nullptr;
+    return kept_size_ > 0 && i >= 0 ? slot(trajectory, i) + saved_size_ : nullptr;
   }
 
-  PB_HD void copy(const Team& team, Index n, const T* from, T* to) const {
-    team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+  // A slot holds a state as the team does, unless every worker of the team holds a part of it: then a slot is smaller than
+  // the parts together, which overlap.
+  PB_HD static Index saved_size(const Problem& problem) {
+    if constexpr (requires { problem.saved_size(); }) {
+      return problem.saved_size();
+    } else {
+      return problem.size();
+    }
   }
 
-  Index size_, buffers_, state_size_, kept_size_;
+  // n: scalars of the slot.
+  PB_HD void save(const Team& team, Index n, const T* from, T* to) const {
+    if constexpr (requires { team.save(n, from, to); }) {
+      team.save(n, from, to);
+    } else {
+      team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+    }
+  }
+
+  PB_HD void restore(const Team& team, const T* from) const {
+    T* const to = state_;
+    if constexpr (requires { team.restore(from, to); }) {
+      team.restore(from, to);
+    } else {
+      team.for_lanes(state_size_, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+    }
+  }
+
+  Index size_, buffers_, state_size_, saved_size_, kept_size_;
   T *state_, *gradient_;
   T *state_bar_ = nullptr, *gradient_bar_ = nullptr;
 };

@@ -11,6 +11,8 @@
 namespace pb::inline PB_ISA {
 
 struct Softmax {
+  static constexpr float kAbsent = -1e30f;  // a score that adds nothing to the other classes
+
   // The value; z becomes p.
   template <class Team>
   PB_HD static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y, typename Team::Lane sigma,

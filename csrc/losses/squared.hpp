@@ -10,6 +10,8 @@
 namespace pb::inline PB_ISA {
 
 struct Squared {
+  static constexpr float kAbsent = 0;  // a score that adds nothing to the other outputs
+
   template <class Team>
   PB_HD static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y, typename Team::Lane sigma,
                                             Index outputs) {

@@ -42,7 +42,8 @@ struct LinearEngine {
                                                [[maybe_unused]] const LinearInputs& in) {
     const Index tasks = call.params.tasks;
 #if PB_WITH_TORCH_CUDA
-    if (in.x.is_cuda()) return {tasks, tape_size_cuda(call.params, call.variant, in.x)};
+    if (in.x.is_cuda())
+      return {tasks, tape_size_cuda(call.params, call.variant, call.regime == Regime::kRows, in.x)};
 #endif
     const LinearKernels& kernels = cpu_kernels();
     return {round_up(tasks, tasks_together(call.regime, kernels.pack_bytes, sizeof(T))),

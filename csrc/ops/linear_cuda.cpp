@@ -47,12 +47,17 @@ const cuda::Device& device_of(int index) {
   return found->second;
 }
 
+cuda::LinearKernel kernel_of(bool rows) {
+  return rows ? cuda::LinearKernel::kGrid : cuda::LinearKernel::kChoose;
+}
+
 }  // namespace
 
 template <class T>
 void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at::Tensor& x, bool reverse) {
   const c10::cuda::CUDAGuard guard(x.device());
-  const cuda::LinearLaunch how = cuda::plan_linear(params, variant, rows, reverse, device_of(x.get_device()));
+  const cuda::LinearLaunch how =
+      cuda::plan_linear(params, variant, kernel_of(rows), reverse, device_of(x.get_device()));
   params.plan = plan_on_device(params.plan, params.plan_length, x);
   const at::Tensor workspace = at::empty({how.workspace_size}, x.options());
   params.workspace = workspace.template data_ptr<T>();
@@ -61,9 +66,9 @@ void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at
 }
 
 template <class T>
-Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x) {
+Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, bool rows, const at::Tensor& x) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return cuda::plan_linear(params, variant, false, false, device_of(x.get_device())).tape_size;
+  return cuda::plan_linear(params, variant, kernel_of(rows), false, device_of(x.get_device())).tape_size;
 }
 
 template <class T>
@@ -73,7 +78,7 @@ Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, b
   Index most = 0;
   for (const bool reverse : {false, true}) {
     const cuda::LinearLaunch how =
-        cuda::plan_linear(params, variant, rows, reverse, device_of(x.get_device()));
+        cuda::plan_linear(params, variant, kernel_of(rows), reverse, device_of(x.get_device()));
     most = std::max(most, how.workspace_size * Index(sizeof(T)));
   }
   return most;
@@ -81,8 +86,8 @@ Index scratch_bytes_cuda(const LinearParams<T>& params, LinearVariant variant, b
 
 template void run_cuda<float>(LinearParams<float>, LinearVariant, bool, const at::Tensor&, bool);
 template void run_cuda<double>(LinearParams<double>, LinearVariant, bool, const at::Tensor&, bool);
-template Index tape_size_cuda<float>(const LinearParams<float>&, LinearVariant, const at::Tensor&);
-template Index tape_size_cuda<double>(const LinearParams<double>&, LinearVariant, const at::Tensor&);
+template Index tape_size_cuda<float>(const LinearParams<float>&, LinearVariant, bool, const at::Tensor&);
+template Index tape_size_cuda<double>(const LinearParams<double>&, LinearVariant, bool, const at::Tensor&);
 template Index scratch_bytes_cuda<float>(const LinearParams<float>&, LinearVariant, bool, const at::Tensor&);
 template Index scratch_bytes_cuda<double>(const LinearParams<double>&, LinearVariant, bool,
                                           const at::Tensor&);

@@ -14,7 +14,7 @@ void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at
 
 // Scalars of a task in the trajectory.
 template <class T>
-Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, const at::Tensor& x);
+Index tape_size_cuda(const LinearParams<T>& params, LinearVariant variant, bool rows, const at::Tensor& x);
 
 // Bytes of workspace in device memory, the larger of both directions; 0 where scratch fits in shared memory.
 template <class T>

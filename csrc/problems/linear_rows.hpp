@@ -13,6 +13,23 @@
 
 namespace pb::inline PB_ISA {
 
+// s residual(P, y) of one row into out.
+template <class Loss, class Team>
+PB_HD void weighted_residual(ConstRow<Team> p, ConstRow<Team> y, typename Team::Lane s,
+                             typename Team::Lane sigma, Row<Team> out, Index classes) {
+  for (Index k = 0; k < classes; ++k) out.set(k, s * Loss::residual(p[k], y[k], sigma));
+}
+
+// <residual, u> of one row: what a cotangent u of its weighted residual sends to s. To be summed before it meets the sum
+// over all steps, which is much larger.
+template <class Loss, class Team>
+PB_HD typename Team::Lane residual_product(ConstRow<Team> p, ConstRow<Team> y, typename Team::Lane sigma,
+                                           ConstRow<Team> u, Index classes) {
+  typename Team::Lane sum{};
+  for (Index k = 0; k < classes; ++k) sum += Loss::residual(p[k], y[k], sigma) * u[k];
+  return sum;
+}
+
 template <class Team, class Loss>
 class LinearRows {
  public:
@@ -59,9 +76,8 @@ class LinearRows {
 
   // R of rows i.. into out (after predict).
   PB_HD void residual(Index i, Row<Team> out) const {
-    const Row<Team> p = scores(i), y = targets(i);
     const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
-    for (Index k = 0; k < classes_; ++k) out.set(k, s * Loss::residual(p[k], y[k], sigma));
+    weighted_residual<Loss, Team>(scores(i), targets(i), s, sigma, out, classes_);
   }
 
   // Cotangent U of R -> cotangent of Z, in place; accumulates those of weights and targets (after predict).
@@ -69,8 +85,7 @@ class LinearRows {
     const Row<Team> p = scores(i), y = targets(i);
     const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
     if (scale_bar_) {
-      Lane step{};  // summed before it meets the sum over all steps, which is much larger
-      for (Index k = 0; k < classes_; ++k) step += Loss::residual(p[k], y[k], sigma) * u[k];
+      const Lane step = residual_product<Loss, Team>(p, y, sigma, u, classes_);
       Team::store(scale_bar_ + i, Team::load(scale_bar_ + i) + step);
     }
     if (targets_bar_) Loss::template target_cotangent<Team>(p, u, s, targets_bar(i), classes_);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "cuda/linear.hpp"
+#include "cuda/linear_small.hpp"
 #include "linear_case.hpp"
 
 namespace {
@@ -15,6 +16,7 @@ using pb::Coordinates;
 using pb::Index;
 using pb::InnerOptimizer;
 using pb::LinearLoss;
+using pb::cuda::LinearKernel;
 
 constexpr auto kSoftmax = LinearLoss::kSoftmax, kSquared = LinearLoss::kSquared;
 constexpr auto kAdam = InnerOptimizer::kAdam, kAdamW = InnerOptimizer::kAdamW,
@@ -24,13 +26,14 @@ constexpr auto kPrimal = Coordinates::kPrimal, kDual = Coordinates::kDual, kNorm
 // How the tasks run, and on which device.
 struct Run {
   pb::cuda::Device device;
-  bool rows = false;
+  LinearKernel kernel = LinearKernel::kBlock;
 };
 constexpr Run kLarge{{227 * 1024, 132}}, kTiny{{0, 1}};  // tiny: no scratch fits, and few blocks at once
+constexpr Run kSmall{{227 * 1024, 132}, LinearKernel::kSmall};
 #ifdef PB_CUDA_EMULATOR_THREADS
-constexpr Run kGrid{{227 * 1024, 1}, true}, kOtherGrid = kGrid;  // two blocks of host threads
+constexpr Run kGrid{{227 * 1024, 1}, LinearKernel::kGrid}, kOtherGrid = kGrid;  // two blocks of host threads
 #else
-constexpr Run kGrid{{227 * 1024, 2}, true}, kOtherGrid{{227 * 1024, 3}, true};
+constexpr Run kGrid{{227 * 1024, 2}, LinearKernel::kGrid}, kOtherGrid{{227 * 1024, 3}, LinearKernel::kGrid};
 #endif
 
 std::vector<double> run_cpu(const Case& c) {
@@ -48,7 +51,7 @@ std::vector<double> run_cpu(const Case& c) {
 
 void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
   const pb::LinearVariant variant = c.variant();
-  const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, run.rows, reverse, run.device);
+  const pb::cuda::LinearLaunch how = plan_linear(batch.params, variant, run.kernel, reverse, run.device);
   std::vector<double> workspace(static_cast<std::size_t>(how.workspace_size));
   batch.params.workspace = workspace.data();
   if (reverse) {
@@ -60,7 +63,7 @@ void run_half(Batch& batch, const Case& c, const Run& run, bool reverse) {
 
 std::vector<double> run_cuda(const Case& c, const Run& run) {
   const pb::LinearVariant variant = c.variant();
-  Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.rows, false, run.device).tape_size);
+  Batch batch(c, plan_linear(Batch(c, 1).params, variant, run.kernel, false, run.device).tape_size);
   run_half(batch, c, run, false);
   batch.prepare_reverse();
   run_half(batch, c, run, true);
@@ -89,6 +92,27 @@ bool identical(const Case& c, const char* what, const std::vector<double>& got,
   return false;
 }
 
+// The kernel of small tasks, where it is for the case.
+bool check_small(const Case& c, const std::vector<double>& cpu) {
+  const pb::LinearVariant variant = c.variant();
+  if (plan_linear(Batch(c, 1).params, variant, LinearKernel::kChoose, false, kSmall.device).kernel !=
+      LinearKernel::kSmall)
+    return true;
+  const std::vector<double> small = run_cuda(c, kSmall);
+  // Room for the task, but for nothing staged.
+  const Batch batch(c, 1);
+  Run bare = kSmall;
+  bare.device.shared_bytes = 0;
+  while (!fits_small(batch.params, variant, bare.device)) bare.device.shared_bytes += 64;
+  bool right = close(c, small, cpu) & identical(c, "nothing staged", run_cuda(c, bare), small);
+  if (c.steps > 2) {
+    Case other = c;
+    other.slots = c.slots >= 0 ? -1 : 2;
+    right &= identical(c, "another plan of a small task", run_cuda(other, kSmall), small);
+  }
+  return right;
+}
+
 bool check(const Case& c) {
   const std::vector<double> cpu = run_cpu(c), shared = run_cuda(c, kLarge), grid = run_cuda(c, kGrid);
   bool right = close(c, shared, cpu) & close(c, grid, cpu) &
@@ -100,20 +124,38 @@ bool check(const Case& c) {
     right &= identical(c, "another plan", run_cuda(other, kLarge), shared) &
              identical(c, "another plan on the grid", run_cuda(other, kGrid), grid);
   }
-  return right;
+  return right & check_small(c, cpu);
 }
 
-// One large task has the whole device, many or small ones a block each.
-bool chooses_regime() {
+// The first t whose model is not finite, the same on all kernels: steps so long that they overflow.
+bool reports_overflow() {
+  const Case c{"overflow", kSquared, kDual, 2, 3, 2, 4, 2, 6, -1, true};
+  const std::vector<double> long_steps(static_cast<std::size_t>(c.steps), 1e90);
+  const auto statuses = [&](LinearKernel kernel) {
+    Batch batch(c, plan_linear(Batch(c, 1).params, c.variant(), kernel, false, kLarge.device).tape_size);
+    batch.params.optimizer.settings[0].value = {long_steps.data(), 0, 1};
+    run_half(batch, c, {kLarge.device, kernel}, false);
+    return std::vector<int>(batch.params.status, batch.params.status + c.tasks);
+  };
+  const std::vector<int> small = statuses(LinearKernel::kSmall);
+  if (small == statuses(LinearKernel::kBlock) && small[0] > 1 && small[0] < c.steps) return true;
+  std::printf("wrong: the first bad step, %d\n", small[0]);
+  return false;
+}
+
+// One large task has the whole device, many or small ones a block each; the smallest ones their own kernel.
+bool chooses_kernel() {
   pb::LinearParams<double> params;
   params.features = 784, params.classes = 10;
-  const auto whole_grid = [&](Index tasks, Index rows) {
+  const auto chosen = [&](Index tasks, Index rows, Coordinates coordinates) {
     params.tasks = tasks, params.support.rows = rows;
-    return plan_linear(params, {kSoftmax, kPrimal}, false, false, kLarge.device).whole_grid;
+    return plan_linear(params, {kSoftmax, coordinates}, LinearKernel::kChoose, false, kLarge.device).kernel;
   };
-  if (whole_grid(1, 20000) && whole_grid(8, 20000) && !whole_grid(64, 20000) && !whole_grid(1, 25))
+  if (chosen(1, 20000, kPrimal) == LinearKernel::kGrid && chosen(8, 20000, kPrimal) == LinearKernel::kGrid &&
+      chosen(64, 20000, kPrimal) == LinearKernel::kBlock && chosen(1, 25, kPrimal) == LinearKernel::kBlock &&
+      chosen(64, 5, kDual) == LinearKernel::kSmall && chosen(64, 33, kDual) == LinearKernel::kBlock)
     return true;
-  std::puts("wrong: the regime");
+  std::puts("wrong: the kernel that is chosen");
   return false;
 }
 
@@ -122,7 +164,7 @@ bool refuses_large_tasks() {
   pb::LinearParams<double> params;
   params.tasks = 1, params.features = 1 << 20, params.classes = 10, params.support.rows = 1 << 10;
   try {
-    plan_linear(params, {kSoftmax, kPrimal}, false, false, kLarge.device);
+    plan_linear(params, {kSoftmax, kPrimal}, LinearKernel::kChoose, false, kLarge.device);
   } catch (const std::invalid_argument& error) {
     return std::strstr(error.what(), "1024 rows, 1048576 features and 10 classes exceeds") != nullptr;
   }
@@ -152,6 +194,9 @@ const Case kCases[] = {
     {"one of all", kSquared, kPrimal, 1, 1, 1, 1, 1, 1},
     {"one of all, dual", kSquared, kDual, 1, 1, 1, 1, 1, 1},
     {"no steps", kSoftmax, kPrimal, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
+    {"ten classes, dual", kSoftmax, kDual, 2, 11, 9, 34, 10, 3, 1, true, false, true, true, true},
+    {"wide, dual", kSquared, kDual, 2, 6, 40, 300, 7, 3, -1, false, false, false, true, true, false, false},
+    {"32 rows, dual", kSoftmax, kDual, 1, 32, 70, 12, 5, 4, 2, true, true},
     {"no steps, dual", kSoftmax, kDual, 2, 3, 2, 4, 3, 0, -1, false, false, false, false, true},
     {"many rows", kSoftmax, kPrimal, 1, 260, 70, 6, 2, 2, 1, true},
     {"many rows, dual", kSoftmax, kDual, 1, 70, 3, 67, 3, 2, 1, false, false, true, true, true},
@@ -164,7 +209,7 @@ const Case kCases[] = {
 }  // namespace
 
 int main() {
-  bool right = refuses_large_tasks() & chooses_regime();
+  bool right = refuses_large_tasks() & chooses_kernel() & reports_overflow();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // nothing is lost where a sanitizer ends the program
   for (const Case& c : kCases) right &= check(c);
   if (right) std::puts("right");
