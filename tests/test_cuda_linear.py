@@ -23,6 +23,7 @@ from linear_optimizers import LINEAR
 from pybilevel import _C
 
 CUDA = ROOT / "csrc" / "cuda"
+DUAL = [pair for pair in _C.registry()["problems"] if pair[1] == "dual"]
 ANY = [
     pair for pair in _C.registry()["problems"] if pair[1] == "primal"
 ]  # one kernel for all that are not linear
@@ -31,7 +32,7 @@ KERNELS = {
     "linear": PER_SOURCE,
     "linear_grid": PER_SOURCE,
     # up to 5 or 10 classes, with or without a momentum buffer
-    "linear_small": 2 * len(_C.registry()["losses"]) * len(LINEAR) * 2 * 2,
+    "linear_small": 2 * len(DUAL) * len(LINEAR) * 2 * 2,
 }
 
 
