@@ -118,7 +118,7 @@ class Machine:
         return last
 
     def _begin(self) -> None:
-        # every slot is saved to before it is loaded: the plan was checked
+        # None stands for the initial state, which a run that was stopped early may load without having saved it
         self._slots = [(0, None)] * self._plan.slots
         self._t, self._now = 0, self._start
 
@@ -134,7 +134,7 @@ class Machine:
             self._slots[operand] = (self._t, self._storage.put(self._now))
         elif code == Code.LOAD:
             self._t, kept = self._slots[operand]
-            self._now = self._storage.get(kept)
+            self._now = self._start if kept is None else self._storage.get(kept)
         elif code == Code.ADVANCE:
             for _ in range(operand):
                 after, stop = self._first(watched=True) if first else (self._advance(), False)
