@@ -68,20 +68,20 @@ def both(name, **given):
 def slots_of(run):
     """The backend that ran, and the slots of the plan it followed."""
     seen = []
-    linear, planned = fused.linear_unroll, generic.plan_for
+    linear, made = fused.linear_unroll, generic.machine_for
 
     def fused_run(*arguments):
         seen.append(("fused", arguments[-3]))
         return linear(*arguments)
 
-    def generic_plan(*arguments):
-        plan = planned(*arguments)
-        seen.append(("generic", plan.slots))
-        return plan
+    def generic_machine(*arguments):
+        machine = made(*arguments)
+        seen.append(("generic", machine.slots))
+        return machine
 
     with (
         mock.patch.object(fused, "linear_unroll", fused_run),
-        mock.patch.object(generic, "plan_for", generic_plan),
+        mock.patch.object(generic, "machine_for", generic_machine),
     ):
         run()
     return seen

@@ -72,18 +72,21 @@ class GradientMap:
         wanted: Sequence[bool],
         moment: Moment | None = None,
         retain: bool = False,
+        inspect: Inspect | None = None,
     ) -> tuple[list[Tensor], Pull]:
-        """dL/dw and its pullback: v -> the cotangents of w (H v) and of each wanted theta.
+        """dL/dw and its pullback: v -> the cotangents of w (H v) and of each wanted theta; `inspect` as of `gradient`.
 
         The graph of one step lives until the pullback is called, or with `retain`, which allows any number of calls,
         until it is dropped.
         """
         if self._forward_mode:
-            g = self.gradient(w, theta, moment=moment)
+            g = self.gradient(w, theta, inspect, moment)
             return g, lambda v: self._pull_forward(w, theta, wanted, v, moment)
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         with torch.enable_grad():
             value = _tied(self._loss(leaves, inputs, moment or Moment()), leaves)
+            if inspect is not None:
+                inspect(value, leaves + inputs)
             g = list(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
 
         def pull(v: Sequence[Tensor]) -> list[Tensor]:

@@ -15,6 +15,12 @@ from pybilevel.engine.losses import CallableLoss, ProblemLoss
 from pybilevel.engine.state import State
 from pybilevel.methods import Reverse
 
+PullStep = Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]
+"""The pullback of one step: the cotangent of iterate t + 1 -> those of iterate t, wanted theta, wanted settings."""
+
+Seen = list[tuple[Tensor, Tensors]]
+"""Where the loss and the gradient of a step go."""
+
 
 class Dynamics:
     """w_{t+1} = Phi_t(w_t, theta), of the inner loss and the optimizer of a call.
@@ -62,7 +68,7 @@ class Dynamics:
         theta: Tensors,
         settings: Tensors,
         watched: bool = False,
-        seen: list[tuple[Tensor, Tensors]] | None = None,
+        seen: Seen | None = None,
     ) -> Iterate:
         """The iterate t + 1 from the iterate t.
 
@@ -70,12 +76,7 @@ class Dynamics:
         """
         moment = Moment(t, now.carried)
         losses: Tensors = []
-
-        def inspect(value: Tensor, leaves: Tensors) -> None:
-            losses.append(value.detach())
-            if watched:
-                self.inspect(value, leaves)
-
+        inspect = self._inspector(watched, losses)
         g = self.gradient_map.gradient(now.w, self.theta_at(theta, t), inspect, moment)
         if seen is not None:
             seen.append((losses[0], g))
@@ -89,11 +90,7 @@ class Dynamics:
         The tangents of theta are those of what step t uses of it; `moment` is that of this step and iterate.
         """
         losses: Tensors = []
-
-        def inspect(value: Tensor, leaves: Tensors) -> None:
-            losses.append(value.detach())
-            self.inspect(value, leaves)
-
+        inspect = self._inspector(True, losses)
         g, push = self.gradient_map.linearise_tangents(
             now.w, self.theta_at(theta, t), wanted_theta, inspect, moment
         )
@@ -125,15 +122,24 @@ class Dynamics:
         wanted_theta: Sequence[bool],
         wanted_settings: Sequence[bool],
         retain: bool = False,
-    ) -> tuple[Iterate, Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]]:
-        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call; `retain`: for any."""
+        watched: bool = False,
+        seen: Seen | None = None,
+    ) -> tuple[Iterate, PullStep]:
+        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call; `retain`: for any.
+
+        `watched` and `seen` as of `advance`.
+        """
         given = self.theta_at(theta, t)
         moment = Moment(t, now.carried)
+        losses: Tensors = []
+        inspect = self._inspector(watched, losses)
         if self._first_order:
-            g = self.gradient_map.gradient(now.w, given, moment=moment)
+            g = self.gradient_map.gradient(now.w, given, inspect, moment)
             pull = _constant([*now.w, *(x for x, need in zip(given, wanted_theta, strict=True) if need)])
         else:
-            g, pull = self.gradient_map.linearise(now.w, given, wanted_theta, moment, retain)
+            g, pull = self.gradient_map.linearise(now.w, given, wanted_theta, moment, retain, inspect)
+        if seen is not None:
+            seen.append((losses[0], g))
         with torch.enable_grad():
             state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
             g = [x.detach().requires_grad_() for x in g]
@@ -141,7 +147,7 @@ class Dynamics:
                 x.detach().requires_grad_(need)
                 for x, need in zip(self.at(settings, t), wanted_settings, strict=True)
             ]
-            after = self.step(state, g, values)
+            after = self.step(state, g, values, moment.after)
         inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
 
         def pull_step(bar: Iterate) -> tuple[Iterate, Tensors, Tensors]:
@@ -210,6 +216,16 @@ class Dynamics:
             }
             stepped.append(self._optimizer.step(w, g_leaf, buffers, mine))
         return Iterate(tuple(w for w, _ in stepped), tuple(b for _, b in stepped), carried)
+
+    def _inspector(self, watched: bool, losses: Tensors) -> Callable[[Tensor, Tensors], None]:
+        """What looks at the graph of a loss: its value goes to `losses`; `inspect` if `watched`."""
+
+        def look(value: Tensor, leaves: Tensors) -> None:
+            losses.append(value.detach())
+            if watched:
+                self.inspect(value, leaves)
+
+        return look
 
     def inspect(self, value: Tensor, leaves: Tensors) -> None:
         """Raise where the graph of a loss holds a tensor that asks for gradients and that the first pass missed."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from pybilevel.engine import forward, fused, implicit, spectral, workspace
+from pybilevel.engine import forward, fused, graphs, implicit, spectral, workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
@@ -33,6 +33,20 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
     schedule = schedule_for(call, state_bytes, needed)
     plan = schedule.plan(call.steps)
     forward, backward = _flops(dynamics) if call.steps else (0, 0)
+    if graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
+        return Explanation(
+            backend="generic",
+            coordinates=None,
+            regime="torch operations, one step at a time",
+            reasons=reasons,
+            schedule="the graph of every step is kept, nothing is run twice",
+            steps=call.steps,
+            slots=0,
+            recomputation=1.0,
+            flops=call.steps * backward,
+            bytes_moved=None,
+            peak_memory=needed + (call.steps - 1) * workspace.measure_graph(dynamics),
+        )
     return Explanation(
         backend="generic",
         coordinates=None,

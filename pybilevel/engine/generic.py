@@ -1,6 +1,6 @@
 """The generic engine: any inner loss that torch can differentiate twice, as one autograd node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine import workspace
+from pybilevel.engine import graphs, workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
@@ -18,7 +18,6 @@ from pybilevel.engine.state import State
 from pybilevel.engine.storage import storage_for
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
-from pybilevel.schedules import Plan
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -38,8 +37,7 @@ def run(call: Call) -> tuple[Any, State]:
     dynamics = Dynamics(call)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    plan = plan_of(call, dynamics, differentiated)
-    machine = Machine(dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call))
+    machine = machine_for(call, dynamics, inputs, differentiated)
     with dynamics.streams.forward():
         found = (
             _Unroll.apply(machine, *inputs)  # type: ignore[no-untyped-call]
@@ -53,8 +51,8 @@ def run(call: Call) -> tuple[Any, State]:
     return dynamics.finish(last, call.start + machine.steps)
 
 
-def plan_of(call: Call, dynamics: Dynamics, differentiated: bool) -> Plan:
-    """The plan that the memory request of a call makes on this engine.
+def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differentiated: bool) -> Machine:
+    """What runs a call within the memory it asks for: all graphs are kept if they fit, else the states of a plan.
 
     Where a budget is near, the workspace is measured: that takes a step forward and back.
     """
@@ -62,7 +60,11 @@ def plan_of(call: Call, dynamics: Dynamics, differentiated: bool) -> Plan:
     asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0
     if differentiated and asks_for_bytes and not whole_fits(call, state_bytes, 2 * needed):
         needed = workspace.measure(dynamics)
-    return plan_for(call, state_bytes, needed)
+    plan = plan_for(call, state_bytes, needed)
+    parts = dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call)
+    if differentiated and graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
+        return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs])
+    return Machine(*parts)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine.dynamics import Dynamics
-from pybilevel.engine.iterate import Iterate, Tensors
+from pybilevel.engine.dynamics import Dynamics, Seen
+from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.storage import Storage
 from pybilevel.schedules import Code, Plan, stopped
 
@@ -22,6 +22,7 @@ class Machine:
 
     Attributes:
         steps: how many steps there are: those of the plan, or fewer once the observer has stopped the forward half.
+        slots: how many states are kept beside the one at work.
         carried: what the final iterate carries.
 
     Args:
@@ -41,6 +42,7 @@ class Machine:
         self._dynamics = dynamics
         self._plan = plan
         self.steps = plan.steps
+        self.slots = plan.slots
         self._observer = dynamics.observer
         inputs = [x.detach() for x in inputs]
         self._states, self._split = len(dynamics.start.flat()), len(dynamics.theta)
@@ -61,13 +63,7 @@ class Machine:
     def forward(self) -> Iterate:
         """The final iterate; the forward half stays behind for `reverse`, and what is carried on in `carried`."""
         with torch.no_grad(), self._autocast():
-            self._begin()
-            for op in self._plan.forward_half:
-                last = self._do(op.code, op.operand, first=True)
-                if last is not None:
-                    self._stop_early()
-                    return self._final(last)
-            return self._final(self._first(watched=True)[0] if self._plan.steps else _copy(self._now))
+            return self._final(self._run_forward())
 
     def forward_only(self) -> Iterate:
         """The final iterate; nothing is kept."""
@@ -94,24 +90,38 @@ class Machine:
         with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
             if self._plan.steps:
                 self._dynamics.check_replay(self._theta)
-            if self._slots is None:
-                self._begin()
-                for op in self._plan.forward_half:
-                    self._do(op.code, op.operand)
-            for op in self._plan.reverse_half:
-                if op.code == Code.REVERSE:
-                    bar = self._reverse_step(bar, wanted[self._states :], sums)
-                    self._tell(self._t, bar)
-                else:
-                    self._do(op.code, op.operand)
-        # the reverse half overwrote the slots: a second backward runs the forward half again
-        self._slots, self._now = None, self._start
+            bar = self._run_reverse(bar, wanted[self._states :], sums)
         whole = self._plan.reversed == self._plan.steps
         first = [
             (x if whole else torch.zeros_like(x)) if need else None
             for x, need in zip(bar.flat(), wanted, strict=False)
         ]
         return first + sums
+
+    def _run_forward(self) -> Iterate:
+        self._begin()
+        for op in self._plan.forward_half:
+            last = self._do(op.code, op.operand, first=True)
+            if last is not None:
+                self._stop_early()
+                return last
+        return self._first(watched=True)[0] if self._plan.steps else _copy(self._now)
+
+    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
+        """The cotangent of the first iterate that is reached; `sums` take those of theta and settings."""
+        if self._slots is None:
+            self._begin()
+            for op in self._plan.forward_half:
+                self._do(op.code, op.operand)
+        for op in self._plan.reverse_half:
+            if op.code == Code.REVERSE:
+                bar = self._reverse_step(bar, wanted, sums)
+                self._tell(self._t, bar)
+            else:
+                self._do(op.code, op.operand)
+        # the reverse half overwrote the slots: a second backward runs the forward half again
+        self._slots, self._now = None, self._start
+        return bar
 
     def _final(self, last: Iterate) -> Iterate:
         self.carried = last.carried
@@ -152,19 +162,24 @@ class Machine:
         """A step of the first pass: the next iterate, and whether the observer stops there."""
         if self._observer is None:
             return self._advance(watched), False
-        seen: list[tuple[Tensor, Tensors]] = []
+        seen: Seen = []
         after = self._advance(watched, seen)
         ((loss, gradient),) = seen
         return after, self._observer.stepped(self._t, loss, gradient, after.w)
 
     def _stop_early(self) -> None:
-        """The plan becomes that of the steps that ran; what is in the slots stays."""
+        """The plan becomes that of the steps that ran; what is in the slots stays.
+
+        A truncated plan may load the initial state now, which it had not saved.
+        """
         assert self._slots is not None
         self._plan = stopped(self._plan, self._t + 1)
         self.steps = self._plan.steps
         self._slots += [(0, None)] * (self._plan.slots - len(self._slots))
+        start = self._storage.put(self._start)
+        self._slots = [(t, start if kept is None else kept) for t, kept in self._slots]
 
-    def _advance(self, watched: bool = False, seen: list[tuple[Tensor, Tensors]] | None = None) -> Iterate:
+    def _advance(self, watched: bool = False, seen: Seen | None = None) -> Iterate:
         return self._dynamics.advance(self._t, self._now, self._theta, self._settings, watched, seen)
 
     def _tell(self, t: int, bar: Iterate) -> None:
@@ -177,6 +192,12 @@ class Machine:
         bar, theta_bars, setting_bars = self._dynamics.pullback(
             self._t, self._now, bar, self._theta, self._settings, wanted[:split], wanted[split:]
         )
+        self._add([*theta_bars, *setting_bars], sums)
+        return bar
+
+    def _add(self, parts: Sequence[Tensor], sums: Sequence[Tensor | None]) -> None:
+        """Adds what step t found of each wanted theta and setting to their sums."""
+        split = self._split
         totals = [
             self._dynamics.place_theta(i, self._t, total)
             for i, total in enumerate(sums[:split])
@@ -187,9 +208,8 @@ class Machine:
             for i, total in enumerate(sums[split:])
             if total is not None
         ]
-        for total, part in zip(totals, [*theta_bars, *setting_bars], strict=True):
+        for total, part in zip(totals, parts, strict=True):
             total.add_(part)
-        return bar
 
 
 def _copy(iterate: Iterate) -> Iterate:

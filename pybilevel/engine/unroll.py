@@ -62,7 +62,8 @@ def unroll(
             or "2GiB", or a schedule `pb.StoreAll()`, `pb.Revolve(checkpoints)`, `pb.Periodic(every)`. Never changes
             results. A budget holds the stored states and the workspace of one step (in the generic engine
             measured, where the budget is near); not the results, nor the copies that fused kernels make of inputs with
-            strided rows.
+            strided rows. Where the graphs of all steps fit in it ("auto": in 64 MiB) the generic engine keeps them,
+            as plain PyTorch does, and runs no step twice.
         state: go on from what `return_state=True` gave, optimizer buffers included; leave w0 None then.
         return_state: return (w_T, state).
         randomness: torch.vmap's meaning, over the tasks of `in_dims`.

@@ -40,13 +40,26 @@ def measure(dynamics: Dynamics) -> int:
     return meter.peak + held + sums + SCALARS
 
 
+def measure_graph(dynamics: Dynamics) -> int:
+    """What stays of one step whose graph is kept: the graph, and the next iterate."""
+    start = dynamics.start.detach()
+    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+    wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
+    meter = PeakBytes()
+    with dynamics.streams.undisturbed(), torch.no_grad(), meter:
+        kept = dynamics.linearise(0, start, theta, settings, *wanted)
+        live = meter.live
+    del kept
+    return live
+
+
 class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, `peak` is the most bytes alive at once of storages that torch operations made."""
+    """Within it, `peak` is the most bytes alive at once of storages that torch operations made; `live` those of now."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._live = 0
+        self.live = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -63,12 +76,12 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _begin(self, storage: torch.UntypedStorage) -> None:
         pointer, size = storage.data_ptr(), storage.nbytes()
         self._sizes[pointer] = size
-        self._live += size
-        self.peak = max(self.peak, self._live)
+        self.live += size
+        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._end, pointer)
 
     def _end(self, pointer: int) -> None:
-        self._live -= self._sizes.pop(pointer, 0)
+        self.live -= self._sizes.pop(pointer, 0)
 
 
 def _nbytes(tensors: Sequence[Tensor]) -> int:
