@@ -170,7 +170,7 @@ class Built:
         case, solver = self.case, self.solver()
         w, buffers = oracle.unroll(
             self.problem,
-            self.problem.check_w0(self.w0),
+            self.problem.initial(self.problem.check_w0(self.w0)),
             steps=case.steps,
             rule=case.optimizer,
             truncate=truncate,

@@ -44,7 +44,7 @@ def test_cross_entropy_is_that_of_torch():
     x, _ = data(4)
     y, weights = torch.randint(2, (4, 6)), torch.rand(4, 6, dtype=torch.float64)
     problem = of(x, y, loss="cross_entropy", weights=weights, reduction="sum")
-    w = problem.check_w0(pb.MLP.init(SIZES, dtype=torch.float64))
+    w = problem.initial(pb.MLP.init(SIZES, dtype=torch.float64))
     rows = nn.functional.cross_entropy(problem.logits(w, x).flatten(0, 1), y.flatten(), reduction="none")
     assert_matches(problem(w), (rows.reshape(4, 6) * weights).sum(-1))
 

@@ -202,7 +202,7 @@ def _settings(
         tasks, dtype, device = () if mapped is None else (mapped.size,), first.dtype, first.device
     for name, value in optimizer.settings().items():
         if is_elementwise(value, tasks):
-            like = inner.initial() if w0 is None and isinstance(inner, Problem) else w0
+            like = inner.initial(w0) if isinstance(inner, Problem) else w0
             elementwise[name] = resolve_elementwise(name, value, steps, like)
         else:
             uniform[name] = resolve(name, value, steps, tasks, dtype, device)

@@ -76,10 +76,8 @@ class Call(NamedTuple):
         return 0 if self.state is None else self.state.step
 
     def initial(self) -> Any:
-        """w0 as tensors (the zeros are made if w0 is None)."""
-        if self.w0 is None and isinstance(self.inner, Problem):
-            return self.inner.initial()
-        return self.w0
+        """w0 as tensors with all dimensions (the zeros are made if w0 is None)."""
+        return self.inner.initial(self.w0) if isinstance(self.inner, Problem) else self.w0
 
     def initial_buffers(self) -> tuple[Buffers, ...]:
         """The optimizer's buffers at w0, one tuple a leaf."""

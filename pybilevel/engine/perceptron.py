@@ -139,9 +139,13 @@ def choose_regime(problem: MLP) -> Regime:
 
 def join(w: Any, problem: MLP) -> Tensor:
     """The leaves of parameters, flat: [B, 1, P]."""
-    tasks = prod(problem.tasks)
-    pairs = zip(pytree.tree_leaves(w), problem.shapes, strict=True)
-    return torch.cat([leaf.reshape(tasks, prod(shape)) for leaf, shape in pairs], -1).unsqueeze(1)
+    tasks, leaves, shapes = prod(problem.tasks), pytree.tree_leaves(w), problem.shapes
+    if problem.tasks and all(leaf.ndim == len(shape) for leaf, shape in zip(leaves, shapes, strict=True)):
+        # of all tasks together: so is the sum of their cotangents
+        return torch.cat([leaf.reshape(-1) for leaf in leaves]).expand(tasks, 1, -1)
+    whole = pytree.tree_leaves(problem.initial(w))
+    flat = [leaf.reshape(tasks, prod(shape)) for leaf, shape in zip(whole, shapes, strict=True)]
+    return torch.cat(flat, -1).unsqueeze(1)
 
 
 def part(flat: Tensor, like: Any, problem: MLP) -> Any:

@@ -52,9 +52,9 @@ class LinearProblem(Problem):
         """The predictions of one example: c."""
         return self.c
 
-    def initial(self) -> Tensor:
-        """Zeros of the shape of W."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+    def initial(self, w0: Tensor | None = None) -> Tensor:
+        """w0, or zeros of the shape of W."""
+        return w0 if w0 is not None else torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
     def logits(self, w: Tensor, x: Tensor) -> Tensor:
         """Predictions x W (+ bias): [*B, m, d] -> [*B, m, c]."""

@@ -133,12 +133,14 @@ class MLP(Problem):
         """Hidden units and outputs."""
         return sum(self.sizes[1:])
 
-    def initial(self) -> Any:
-        """There are none: ValueError."""
-        return self.check_w0(None)
+    def initial(self, w0: Any = None) -> Any:
+        """w0 with the task dimensions where it leaves them out; ValueError for None."""
+        leaves, spec = pytree.tree_flatten(self.check_w0(w0) if w0 is None else w0)
+        pairs = zip(leaves, self.shapes, strict=True)
+        return pytree.tree_unflatten([leaf.expand(*self.tasks, *shape) for leaf, shape in pairs], spec)
 
     def check_w0(self, w0: Any) -> Any:
-        """w0 with the task dimensions and in the dtype of w; ValueError or TypeError where a leaf does not fit."""
+        """w0 in the dtype of w, task dimensions as given; ValueError or TypeError where a leaf does not fit."""
         if w0 is None:
             raise ValueError(
                 "w0 is None, and zeros would not train a pb.MLP: pass initial parameters, such as "
@@ -171,7 +173,7 @@ class MLP(Problem):
             leaf = leaf.to(torch.float32)
         if leaf.dtype != self.dtype:
             raise TypeError(f"{name} is {leaf.dtype} but x is {self.dtype}: cast one with .to(dtype)")
-        return leaf if leaf.ndim == len(whole) else leaf.expand(whole)  # type: ignore[no-any-return]
+        return leaf  # type: ignore[no-any-return]
 
     def logits(self, w: Any, x: Tensor) -> Tensor:
         """Predictions net(w, x): [*B, m, d] -> [*B, m, c]."""

@@ -152,12 +152,12 @@ class Problem(ABC):
         """Scalars that the model computes of one example, predictions included."""
 
     @abstractmethod
-    def initial(self) -> Any:
-        """The parameters that w0=None stands for; ValueError if there are none."""
+    def initial(self, w0: Any = None) -> Any:
+        """The parameters that a checked w0 stands for, task dimensions included; ValueError if None stands for none."""
 
     @abstractmethod
     def check_w0(self, w0: Any) -> Any:
-        """Initial parameters in the form and dtype of w, None for `initial()`; errors name what is wrong."""
+        """Initial parameters in the dtype of w, see `initial`; errors name what is wrong."""
 
     @abstractmethod
     def logits(self, w: Any, x: Tensor) -> Tensor:
