@@ -93,7 +93,7 @@ class Adagrad:
         if self.has_weight_decay:
             g = g + settings["weight_decay"] * w
         total, *counts = buffers
-        total = total + g * g
+        total = torch.addcmul(total, g, g)
         rate = settings["lr"]
         if self.has_lr_decay:
             rate = rate / (1.0 + counts[0].detach().to(w.dtype) * settings["lr_decay"])

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from pybilevel.checks import is_zero
-from pybilevel.optimizers.arithmetic import bias_correction, complement, mix, next_count, no_steps, root
+from pybilevel.optimizers.arithmetic import (
+    bias_correction,
+    complement,
+    mix_square,
+    next_count,
+    no_steps,
+    root,
+)
 from pybilevel.optimizers.base import Buffers
 from pybilevel.optimizers.settings import Setting, check_pair, check_setting, show
 
@@ -85,11 +92,11 @@ class Adam:
         mean, square, *largest, count = buffers
         beta1, beta2 = settings["beta1"], settings["beta2"]
         count = next_count(count)
-        mean = mix(mean, g, complement(self.beta1, beta1))
-        square = beta2 * square + complement(self.beta2, beta2) * g * g
+        mean = torch.lerp(mean, g, complement(self.beta1, beta1))
+        square = mix_square(square, beta2, complement(self.beta2, beta2), g)
         largest = [torch.maximum(old, square) for old in largest]
-        scale = bias_correction(self.beta2, beta2, count).sqrt().to(w.dtype)
-        rate = settings["lr"] / bias_correction(self.beta1, beta1, count).to(w.dtype)
+        scale = bias_correction(self.beta2, beta2, count) ** 0.5
+        rate = settings["lr"] / bias_correction(self.beta1, beta1, count)
         size = root(largest[0] if largest else square) / scale + settings["eps"]
         return w - rate * (mean / size), (mean, square, *largest, count)
 

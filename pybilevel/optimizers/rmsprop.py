@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pybilevel.checks import is_zero
-from pybilevel.optimizers.arithmetic import complement, mix, root
+from pybilevel.optimizers.arithmetic import complement, mix_square, root
 from pybilevel.optimizers.base import Buffers
 from pybilevel.optimizers.settings import Setting, check_setting, show
 
@@ -92,10 +92,10 @@ class RMSprop:
             g = g + settings["weight_decay"] * w
         before = dict(zip(self.buffer_names, buffers, strict=True))
         alpha, weight = settings["alpha"], complement(self.alpha, settings["alpha"])
-        square = spread = alpha * before["square_avg"] + weight * g * g
+        square = spread = mix_square(before["square_avg"], alpha, weight, g)
         after = {"square_avg": square}
         if self.centered:
-            mean = after["grad_avg"] = mix(before["grad_avg"], g, weight)
+            mean = after["grad_avg"] = torch.lerp(before["grad_avg"], g, weight)
             spread = square - mean * mean
         direction = g / (root(spread) + settings["eps"])
         if self.has_momentum:
