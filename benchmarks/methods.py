@@ -1,8 +1,8 @@
 """The figures of docs/methods.md: `python -m benchmarks.methods`, about a minute.
 
 One problem, every mode, the generic engine: softmax regression as a callable, whose examples are in groups with a
-weight each, and the hypergradient of a validation loss in those weights and the l2 penalty, P numbers. Time is that of the
-processor, the best of three; memory is the peak of what torch operations hold, 200 KiB of it the data; errors are
+weight each, and the hypergradient of a validation loss in those weights and the l2 penalty, P numbers. Time is that of
+the processor, the best of three; memory is the peak of what torch operations hold, 200 KiB of it the data; errors are
 relative to the derivative of the T steps, and to that of the solution (5,000 steps), both in float64.
 """
 

@@ -347,13 +347,13 @@ def test_dropout_is_that_of_the_plain_loop():
 
 
 def test_an_input_whose_graph_was_freed_is_named():
-    """A hyperparameter computed anew in every call is another variable in every call, and the old one's graph goes."""
+    """What is computed anew in every call is another variable in every call, and the old one's graph goes."""
     raw, w0, state = leaf(), leaf(4), None
     for i in range(2):
         w, state = pb.unroll(
             lambda w, h: h * w.square().sum(),
             None if state else w0,
-            raw.exp(),
+            raw.exp() * raw,
             steps=1,
             optimizer=pb.SGD(0.1),
             method=pb.Forward(),

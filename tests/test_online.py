@@ -175,3 +175,54 @@ def test_an_outer_step_between_calls():
         assert state.tangents.count == 2
         assert log_l2.grad.abs() > 0 and lr.grad.abs() > 0
     assert errors[-1] < errors[0]
+
+
+MAPS = {
+    "exp": lambda raw: raw.exp(),
+    "constraint": pb.constraints.positive,
+    "interval": pb.constraints.interval(0.01, 0.3),
+    "softplus": pb.constraints.positive_softplus,
+    "affine": lambda raw: 0.3 - (0.1 * raw + 0.05).sigmoid() / 4,
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("shape", [(), (4,)], ids=str)
+def test_a_map_of_a_leaf_that_is_made_anew_is_the_same_variable(name, shape):
+    """As hyperparameter and as rate; and a backward in between, which frees the maps of the call before."""
+    w0, first, second = leaf(4), leaf(*shape), leaf()
+    make = MAPS[name]
+
+    def inner(w, h):
+        return (h * w.cos()).sum()
+
+    def optimizer():
+        return pb.SGD(make(second) / 10, 0.5)
+
+    exact = pb.unroll(inner, w0, make(first), steps=A + B, optimizer=optimizer())
+    options = {"method": pb.Forward(), "return_state": True}
+    w, state = pb.unroll(inner, w0, make(first), steps=A, optimizer=optimizer(), **options)
+    torch.autograd.grad(w.sum(), [first, second])
+    w, after = pb.unroll(inner, None, make(first), steps=B, optimizer=optimizer(), state=state, **options)
+    assert_same(w, exact, {"w0": w0, "first": first, "second": second})
+    assert after.tangents.count == state.tangents.count == 4 + first.numel() + 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda h: 2 * h, lambda h: h[:4], lambda h: h.sin(), lambda h: h * torch.arange(4), lambda h: h + h],
+)
+def test_another_function_of_a_leaf_is_another_variable(make):
+    w0, h = leaf(4), leaf(4)
+
+    def inner(w, h):
+        return (h * w.cos()).sum()
+
+    other = 3 * h if make(h).grad_fn.name() == "MulBackward0" else make(h)
+    exact, state = pb.unroll(inner, w0, make(h), steps=A, optimizer=pb.SGD(0.1), return_state=True)
+    exact = pb.unroll(inner, None, other, steps=B, optimizer=pb.SGD(0.1), state=state)
+    options = {"optimizer": pb.SGD(0.1), "method": pb.Forward()}
+    _, state = pb.unroll(inner, w0, make(h), steps=A, return_state=True, **options)
+    w, state = pb.unroll(inner, None, other, steps=B, state=state, return_state=True, **options)
+    assert_same(w, exact, {"w0": w0, "h": h})
+    assert state.tangents.count == 4 + 4 + 4

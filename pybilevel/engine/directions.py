@@ -8,7 +8,8 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
-from pybilevel.engine.tangents import Block, Tangents, same_variable
+from pybilevel.engine.tangents import Block, Tangents
+from pybilevel.engine.variables import key
 from pybilevel.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 ELEMENTWISE = (SGD, Adam, AdamW, RMSprop, Adagrad)
@@ -53,14 +54,14 @@ def directions(call: Call, dynamics: Dynamics) -> Directions:
     blocks, owner = list(before.blocks), {}
     for name, x in inputs.items():
         mine = next(
-            (i for i, b in enumerate(blocks) if b.lead == leads[name] and _holds(b, x)),
+            (i for i, b in enumerate(blocks) if b.lead == leads[name] and b.key == key(x)),
             None,
         )
         if mine is not None:
             blocks[mine] = blocks[mine].of(x)
         elif x.requires_grad:
             mine = len(blocks)
-            blocks.append(Block(name, tuple(x.shape), leads[name], x))
+            blocks.append(Block.starting(name, x, leads[name]))
         if mine is not None:
             owner[name] = mine
     first, places = 0, []
@@ -83,10 +84,6 @@ def _named(dynamics: Dynamics) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     states |= {f"buffers[{i}]": x for i, x in enumerate(flat[len(w) :])}
     inputs = {f"theta[{i}]": x for i, x in enumerate(dynamics.theta)}
     return states, inputs | {f"settings[{i}]": x for i, x in enumerate(dynamics.settings)}
-
-
-def _holds(block: Block, x: Tensor) -> bool:
-    return block.source is not None and same_variable(block.source, x)
 
 
 def _leads(call: Call, dynamics: Dynamics, inputs: Mapping[str, Tensor]) -> dict[str, int]:

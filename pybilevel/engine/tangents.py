@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# what pybilevel makes of a leaf in every call (a setting in the form [*B, T]): same numbers, same order
-_TRANSPARENT = {"ToCopyBackward0", "ViewBackward0", "ReshapeAliasBackward0", "UnsqueezeBackward0"}
+from pybilevel.engine.variables import key
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,19 @@ class Block:
         shape: its shape.
         lead: its leading task axes, whose parts are seeded together, since no task sees another's part; 0: none.
         source: the input; None in a state that was loaded.
+        key: what tells whether another tensor is the same variable, see `variables.key`.
     """
 
     name: str
     shape: tuple[int, ...]
     lead: int
     source: Tensor | None
+    key: tuple[Any, ...] = ()
+
+    @staticmethod
+    def starting(name: str, source: Tensor, lead: int) -> "Block":
+        """The block of an input that has no tangents yet."""
+        return Block(name, tuple(source.shape), lead, source, key(source))
 
     @property
     def count(self) -> int:
@@ -101,7 +107,7 @@ class Tangents:
         for block in self.blocks:
             source = block.source if block.source is not None else inputs.get(block.name)
             if source is not None and source.shape == block.shape:
-                blocks.append(replace(block, source=source))
+                blocks.append(replace(block, source=source, key=key(source)))
                 rows += range(first, first + block.count)
             first += block.count
         return Tangents(tuple(blocks), tuple(None if v is None else v[rows] for v in self.values))
@@ -116,17 +122,3 @@ class Tangents:
         """The inverse of `state_dict`."""
         blocks = [Block(b["name"], tuple(b["shape"]), int(b["lead"]), None) for b in state["blocks"]]
         return Tangents(tuple(blocks), tuple(state["values"]))
-
-
-def same_variable(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one variable: the same object, or both the same leaf, viewed as a whole or cast."""
-    return a is b or (a.shape == b.shape and _origin(a) is _origin(b))
-
-
-def _origin(x: Tensor) -> Tensor:
-    """The leaf of which `x` is a view with all its numbers in order, or a cast; else `x` itself."""
-    node: Any = x.grad_fn
-    while node is not None and node.name() in _TRANSPARENT:
-        node = node.next_functions[0][0]
-    leaf: Tensor = getattr(node, "variable", x)
-    return leaf
