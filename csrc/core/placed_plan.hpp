@@ -1,6 +1,7 @@
 // A plan made ready for a driver: every op with the step it starts from, and where the reverse half begins.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -9,12 +10,17 @@
 
 namespace pb {
 
+// 8 bytes, since a plan of T steps has up to 4 T ops, and a memory budget counts them.
 struct PlacedOp {
-  OpCode code;
-  std::int32_t operand;  // slot or number of steps
-  std::int32_t step;     // index of the working state before the op
-  // The slot of that working state, whose predictions ADVANCE leaves there and REVERSE finds there; -1: none.
-  std::int32_t kept;
+  Op op;
+  std::int32_t place;  // 2 * index of the working state before the op, + 1 if its predictions are `kept`
+
+  PB_HD OpCode code() const { return op_code(op); }
+  PB_HD Index operand() const { return op_operand(op); }  // slot or number of steps
+  PB_HD Index step() const { return place >> 1; }
+  // Whether ADVANCE leaves the predictions of the working state in the slot that the op before has named, and
+  // REVERSE finds them there; the first REVERSE finds them with the working state that the forward half ends with.
+  PB_HD bool kept() const { return place & 1; }
 };
 
 // What a driver has to know of an unroll; kernels get it by value.
@@ -45,8 +51,9 @@ inline PlacedPlan place(const Op* ops, Index count, Index steps, Index slots) {
   std::int32_t step = 0, slot = -1;           // slot: where the working state is, if an op just put it there
   for (Index i = 0; i < count; ++i) {
     const auto operand = static_cast<std::int32_t>(op_operand(ops[i]));
-    PlacedOp op{op_code(ops[i]), operand, step, -1};
-    switch (op.code) {
+    const std::int32_t before = step;
+    bool kept = false;
+    switch (op_code(ops[i])) {
       case OpCode::kSave:
         saved.at(operand) = step;
         predicted.at(operand) = false;
@@ -59,23 +66,19 @@ inline PlacedPlan place(const Op* ops, Index count, Index steps, Index slots) {
       case OpCode::kAdvance:
         if (operand < 0 || step + operand >= steps)
           throw std::out_of_range("the plan advances beyond its last step.");
-        if (slot >= 0 && operand > 0) predicted[op.kept = slot] = true;
+        kept = slot >= 0 && operand > 0;
+        if (kept) predicted[slot] = true;
         step += operand;
         slot = -1;
         break;
       case OpCode::kReverse:
-        if (placed.split == count) {
-          placed.split = i;
-          op.kept =
-              static_cast<std::int32_t>(slots);  // the working state, whose step the forward half ends with
-        } else if (slot >= 0 && predicted[slot]) {
-          op.kept = slot;
-        }
+        kept = placed.split == count || (slot >= 0 && predicted[slot]);
+        placed.split = std::min(placed.split, i);
         break;
       default:
         throw std::invalid_argument("the plan uses UNDO, but no fused inner optimizer can invert its step.");
     }
-    placed.ops.push_back(op);
+    placed.ops.push_back({ops[i], 2 * before + (kept ? 1 : 0)});
   }
   return placed;
 }

@@ -41,8 +41,10 @@ class Unroll {
                      const UnrollParams& params, T* trajectory) const {
     problem.start(team, point(), buffers());
     if (params.steps == 0) return;
-    for (Index i = 0; i < params.plan_split; ++i) run(team, problem, optimizer, params.plan[i], trajectory);
-    save(team, saved_size_, state_, slot(trajectory, params.slots));
+    Index slot = -1;
+    for (Index i = 0; i < params.plan_split; ++i)
+      run(team, problem, optimizer, params.plan[i], slot, trajectory);
+    save(team, saved_size_, state_, place_of(trajectory, params.slots));
     advance(team, problem, optimizer, params.steps - 1, 1, nullptr, kept(trajectory, params.slots));
   }
 
@@ -50,7 +52,7 @@ class Unroll {
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
                     const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return problem.start(team, point(), buffers());
-    restore(team, slot(trajectory, params.slots));
+    restore(team, place_of(trajectory, params.slots));
     advance(team, problem, optimizer, params.steps - 1, 1, kept(trajectory, params.slots), nullptr);
   }
 
@@ -58,15 +60,17 @@ class Unroll {
   PB_HD void reverse(const Team& team, Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return;
-    restore(team, slot(trajectory, params.slots));
+    restore(team, place_of(trajectory, params.slots));
+    Index slot = params.slots;
     for (Index i = params.plan_split; i < params.plan_length; ++i) {
       const PlacedOp op = params.plan[i];
-      if (op.code == OpCode::kReverse) {
-        problem.gradient(team, state_, gradient_, optimizer.needs_gradient(), kept(trajectory, op.kept));
-        optimizer.pullback(team, op.step, size_, state_, gradient_, state_bar_, gradient_bar_);
+      if (op.code() == OpCode::kReverse) {
+        const T* const known = kept(trajectory, op.kept() ? slot : -1);
+        problem.gradient(team, state_, gradient_, optimizer.needs_gradient(), known);
+        optimizer.pullback(team, op.step(), size_, state_, gradient_, state_bar_, gradient_bar_);
         problem.pullback(team, state_, gradient_bar_, state_bar_);
       } else {
-        run(team, problem, optimizer, op, trajectory);
+        run(team, problem, optimizer, op, slot, trajectory);
       }
     }
   }
@@ -86,14 +90,18 @@ class Unroll {
   }
 
  private:
-  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op,
+  // `slot`: the last one that an op has named.
+  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op, Index& slot,
                  T* trajectory) const {
-    if (op.code == OpCode::kAdvance) {
-      advance(team, problem, optimizer, op.step, op.operand, nullptr, kept(trajectory, op.kept));
-    } else if (op.code == OpCode::kSave) {
-      save(team, saved_size_, state_, slot(trajectory, op.operand));
+    if (op.code() == OpCode::kAdvance) {
+      T* const to_keep = kept(trajectory, op.kept() ? slot : -1);
+      return advance(team, problem, optimizer, op.step(), op.operand(), nullptr, to_keep);
+    }
+    slot = op.operand();
+    if (op.code() == OpCode::kSave) {
+      save(team, saved_size_, state_, place_of(trajectory, slot));
     } else {
-      restore(team, slot(trajectory, op.operand));
+      restore(team, place_of(trajectory, slot));
     }
   }
 
@@ -108,9 +116,9 @@ class Unroll {
     }
   }
 
-  PB_HD T* slot(T* trajectory, Index i) const { return trajectory + i * slot_size(); }
+  PB_HD T* place_of(T* trajectory, Index i) const { return trajectory + i * slot_size(); }
   PB_HD T* kept(T* trajectory, Index i) const {
-    return kept_size_ > 0 && i >= 0 ? slot(trajectory, i) + saved_size_ : nullptr;
+    return kept_size_ > 0 && i >= 0 ? place_of(trajectory, i) + saved_size_ : nullptr;
   }
 
   // A slot holds a state as the team does, unless every worker of the team holds a part of it: then a slot is smaller than

@@ -22,7 +22,7 @@ namespace {
 
 // Plans in device memory, by device and content. They are few and small, and are kept for good: a captured CUDA graph
 // may point into one. (Capture a call only after it has run once: the first use of a plan copies it.) A program that
-// takes another number of steps each time collects 12 bytes for each op of every plan, about 48 T bytes.
+// takes another number of steps each time collects 8 bytes for each op of every plan, up to 32 T bytes.
 const PlacedOp* plan_on_device(const PlacedOp* ops, Index count, const at::Tensor& like) {
   static std::mutex mutex;
   static std::map<std::pair<int, std::vector<std::int32_t>>, at::Tensor> plans;
