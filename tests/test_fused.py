@@ -7,7 +7,7 @@ from small_problems import leaf, problem, unroll
 from tolerance import assert_matches
 
 import pybilevel as pb
-from pybilevel.engine.layout import one_way
+from pybilevel.engine.itinerary import one_way
 
 COORDINATES = ["primal", "dual", "lanes"]
 
@@ -201,5 +201,7 @@ def test_explain_of_the_fused_engine():
 
 
 def test_the_plan_without_gradients_is_one_way():
-    assert one_way(0) == one_way(1) == ([], 0, False, False)
-    assert one_way(9).ops == [8 << 3 | 2]
+    for steps, ops in ((0, []), (1, []), (9, [8 << 3 | 2])):
+        plan, *rest = one_way(steps)
+        assert plan.tolist() == ops and plan.dtype == torch.int32
+        assert rest == [0, 0, False]

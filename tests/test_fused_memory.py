@@ -13,6 +13,7 @@ from small_problems import leaf, problem, unroll
 
 import pybilevel as pb
 from pybilevel.engine.arguments import normalise
+from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import lay_out
 from pybilevel.ops import linear_unroll
 
@@ -34,7 +35,8 @@ def test_predictions_are_kept_where_that_needs_no_checkpoints():
     """Without a question where all is small, within a budget that holds them, and never with a schedule by name."""
     x, steps = leaf(3, 6, 4), 12
     layout = trajectory_states(x, steps)[1]
-    whole = steps * (layout.state_bytes + layout.prediction_bytes) + layout.scratch_bytes()
+    fixed = layout.scratch_bytes() + native_plan_bytes(layout.call)
+    whole = steps * (layout.state_bytes + layout.prediction_bytes) + fixed
     kept = {
         request: lay_out(normalise(problem(x), steps=steps, optimizer=pb.SGD(0.1), memory=request), None)
         .storage()
@@ -48,12 +50,13 @@ def test_predictions_are_kept_where_that_needs_no_checkpoints():
 def test_a_budget_bounds_the_trajectory_whatever_the_steps(coordinates):
     with forced(coordinates):
         x = leaf(3, 6, 4)
-        _, layout = trajectory_states(x)
-        budget = layout.scratch_bytes() + 5 * layout.state_bytes
         for steps in (5, 40, 400):
+            _, layout = trajectory_states(x, steps)
+            fixed = layout.scratch_bytes() + native_plan_bytes(layout.call)
+            budget = fixed + 5 * layout.state_bytes
             states, layout = trajectory_states(x, steps, memory=budget)
             assert states == 5
-            assert states * layout.state_bytes + layout.scratch_bytes() <= budget
+            assert states * layout.state_bytes + fixed <= budget
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 7])

@@ -16,7 +16,7 @@ from pybilevel.schedules import Code, Revolve, StoreAll, encode
 NAMES = [
     *("x", "y", "weights", "l2", "w0", "buffers0", *(f"setting{i}" for i in range(SETTINGS))),
     *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "optimizer", "classes", "bias"),
-    *("scale", "query_scale", "flags", "buffers", "start", "steps", "plan", "slots", "truncated", "keep"),
+    *("scale", "query_scale", "flags", "buffers", "start", "steps", "plan", "slots", "reversed", "keep"),
 ]
 """The arguments of both operators, in order."""
 
@@ -145,7 +145,7 @@ ERRORS = {
     "start": ("start", lambda _: -1, ValueError, "start must be >= 0, got -1"),
     "optimizer": ("optimizer", lambda _: "newton", ValueError, "unknown optimizer 'newton'; known: "),
     "regime": ("regime", lambda _: "chaos", ValueError, "unknown regime 'chaos'; known: "),
-    "steps": ("steps", lambda _: -1, ValueError, "steps, slots or classes out of range"),
+    "steps": ("steps", lambda _: -1, ValueError, "steps, slots, reversed or classes out of range"),
 }
 
 
@@ -158,7 +158,7 @@ def test_the_operator_checks_what_it_is_given(case):
 
 def test_dual_coordinates_refuse_what_they_cannot_hold():
     given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
-    for more in ({"buffers0": given["w0"][None]}, {"truncated": True}):
+    for more in ({"buffers0": given["w0"][None]}, {"reversed": 1}):
         with pytest.raises(ValueError, match="dual coordinates take no initial velocity and no truncation"):
             linear_unroll(*(given | more).values())
 
@@ -175,7 +175,10 @@ def test_a_plan_that_is_not_one_is_refused():
     wrong = [encode(code, 99) for code in (Code.SAVE, Code.LOAD, Code.ADVANCE)] + [encode(Code.UNDO, 1)]
     for plan in wrong:
         with pytest.raises((ValueError, IndexError)):
-            linear_unroll(*(named | {"plan": [plan]}).values())
+            linear_unroll(*(named | {"plan": torch.tensor([plan], dtype=torch.int32)}).values())
+    for plan in (named["plan"].long(), named["plan"][None], named["plan"].repeat(2)[::2]):
+        with pytest.raises(ValueError, match="plan must be a contiguous int32 tensor"):
+            linear_unroll(*(named | {"plan": plan}).values())
 
 
 @pytest.mark.parametrize("coordinates", WAYS)

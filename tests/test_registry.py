@@ -109,9 +109,9 @@ def call(loss: str, coordinates: str, steps: int) -> tuple[torch.Tensor, ...]:
         1.0,
         *(0, 1, 0),
         steps,
-        list(plan.ops),
+        torch.tensor(plan.ops, dtype=torch.int32),
         plan.slots,
-        False,
+        plan.reversed,
         False,
     )
     return torch.ops.pybilevel.linear_unroll(*data, *sizes)

@@ -15,8 +15,8 @@
 #include <tuple>
 #include <type_traits>
 
-#include "core/placed_plan.hpp"
 #include "ops/linear_inputs.hpp"
+#include "ops/plan_tensor.hpp"
 #include "ops/recycled.hpp"
 
 namespace pb {
@@ -59,7 +59,7 @@ class LinearCall {
     params.classes = in.classes;
     params.steps = in.steps;
     params.bias = in.bias;
-    params.truncated = in.truncated;
+    params.truncated = in.truncated();
     params.keep = in.keep;
     params.l2 = rows_of<const T>(in.l2);
     if (in.w0) params.w0 = rows_of<const T>(keep(*in.w0));
@@ -67,8 +67,7 @@ class LinearCall {
     set_optimizer(in);
     set_data(params.support, in.x, in.y, in.weights, in.scale);
     if (in.query_x) set_data(params.query, *in.query_x, *in.query_y, in.query_weights, in.query_scale);
-    const Ops ops(in.plan.begin(), in.plan.end());
-    plan_ = place(ops.data(), ops.size(), in.steps, in.slots);
+    plan_ = placed(in.plan, in.steps, in.slots);
     params.plan = plan_.ops.data();
     params.plan_length = plan_.ops.size();
     params.plan_split = plan_.split;

@@ -24,11 +24,11 @@ namespace pb {
       const std::optional<at::Tensor>&query_y, const std::optional<at::Tensor>&query_weights,              \
       std::string_view loss, std::string_view coordinates, std::string_view regime,                        \
       std::string_view optimizer, Index classes, bool bias, double scale, double query_scale, Index flags, \
-      Index buffers, Index start, Index steps, at::IntArrayRef plan, Index slots, bool truncated, bool keep
+      Index buffers, Index start, Index steps, const at::Tensor &plan, Index slots, Index reversed, bool keep
 #define PB_LINEAR_NAMES                                                                                \
   x, y, weights, l2, w0, buffers0, {&setting0, &setting1, &setting2, &setting3, &setting4}, query_x,   \
       query_y, query_weights, loss, coordinates, regime, optimizer, classes, bias, scale, query_scale, \
-      flags, buffers, start, steps, plan, slots, truncated, keep
+      flags, buffers, start, steps, plan, slots, reversed, keep
 
 // clang-format off
 #define PB_LINEAR_SCHEMA                                                                               \
@@ -37,7 +37,7 @@ namespace pb {
   "Tensor? query_x, Tensor? query_y, Tensor? query_weights, "                                          \
   "str loss, str coordinates, str regime, str optimizer, "                                             \
   "int classes, bool bias, float scale, float query_scale, int flags, int buffers, int start, "        \
-  "int steps, int[] plan, int slots, bool truncated, bool keep"
+  "int steps, Tensor plan, int slots, int reversed, bool keep"
 #define PB_LINEAR_RESULTS "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor status)"
 #define PB_LINEAR_BARS                                                                                 \
   "Tensor? w_bar, Tensor? buffers_bar, Tensor? outer_bar, Tensor? logits_bar, "                        \
@@ -66,13 +66,15 @@ struct LinearInputs {
   double scale, query_scale;
   Index flags, buffers, start;  // see OptimizerParams
   Index steps;
-  at::IntArrayRef plan;
+  const at::Tensor& plan;  // ops, int32, on the CPU
   Index slots;
-  bool truncated, keep;
+  Index reversed;  // how many of the last steps the plan reverses; 0: there is no way back
+  bool keep;
   // A perceptron's: its widths and activation. Its parameters are [B, 1, P] where those of a linear model are [B, D, c].
   at::IntArrayRef sizes = {};
   std::string_view activation = {};
 
+  bool truncated() const { return reversed > 0 && reversed < steps; }
   void check() const;  // shapes, dtypes and names
   void check_optimizer() const;
 
@@ -155,11 +157,11 @@ inline void LinearInputs::check() const {
   TORCH_CHECK_VALUE(
       parsed_regime() != Regime::kLanes || (variant().coordinates == Coordinates::kDual && x.is_cpu()),
       "pybilevel: the regime 'lanes' needs dual coordinates and a CPU");
-  TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && classes >= 1,
-                    "pybilevel: steps, slots or classes out of range");
+  TORCH_CHECK_VALUE(steps >= 0 && slots >= 0 && reversed >= 0 && reversed <= steps && classes >= 1,
+                    "pybilevel: steps, slots, reversed or classes out of range");
   TORCH_CHECK_VALUE(fit(variant().loss, variant().coordinates), "pybilevel: ", coordinates,
                     " coordinates are not for the loss ", loss);
-  TORCH_CHECK_VALUE(variant().coordinates != Coordinates::kDual || (!buffers0 && !truncated),
+  TORCH_CHECK_VALUE(variant().coordinates != Coordinates::kDual || (!buffers0 && !truncated()),
                     "pybilevel: dual coordinates take no initial velocity and no truncation");
   const Index tasks = x.size(0), rows = x.size(1);
   const auto [model_rows, model_columns] = model();

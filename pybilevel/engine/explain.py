@@ -8,7 +8,7 @@ from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.iterate import Iterate
-from pybilevel.engine.memory import schedule_for
+from pybilevel.engine.memory import packed_bytes, schedule_for
 from pybilevel.engine.storage import offloads
 from pybilevel.methods import Forward, Implicit, Spectral
 from pybilevel.schedules import plan_bytes
@@ -29,7 +29,8 @@ def explain_call(call: Call) -> Explanation:
 def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
     """The generic engine's account of a call."""
     dynamics = Dynamics(call)
-    state_bytes, needed = dynamics.start.nbytes, workspace.measure(dynamics) if call.steps else 0
+    state_bytes = dynamics.start.nbytes
+    needed = packed_bytes(call) + (workspace.measure(dynamics) if call.steps else 0)
     schedule = schedule_for(call, state_bytes, needed)
     plan = schedule.plan(call.steps)
     forward, backward = _flops(dynamics) if call.steps else (0, 0)

@@ -10,6 +10,7 @@ from pybilevel import _C, optimizers
 from pybilevel.engine import perceptron
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import Layout, lay_out, restore
 from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.state import State
@@ -172,7 +173,7 @@ def describe(call: Call) -> Explanation:
 def describe_layout(layout: Layout | MlpLayout) -> Explanation:
     """The account of a call that is laid out, query set included."""
     call = layout.call
-    scratch = layout.scratch_bytes()
+    scratch = layout.scratch_bytes() + native_plan_bytes(layout.call)
     storage = layout.storage(scratch)
     plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]

@@ -13,7 +13,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
-from pybilevel.engine.memory import plan_for, whole_fits
+from pybilevel.engine.memory import packed_bytes, plan_for, whole_fits
 from pybilevel.engine.state import State
 from pybilevel.engine.storage import storage_for
 from pybilevel.errors import DivergenceError
@@ -60,7 +60,7 @@ def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differ
     asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0
     if differentiated and asks_for_bytes and not whole_fits(call, state_bytes, 2 * needed):
         needed = workspace.measure(dynamics)
-    plan = plan_for(call, state_bytes, needed)
+    plan = plan_for(call, state_bytes, needed + packed_bytes(call))
     parts = dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call)
     if differentiated and graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
         return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs])

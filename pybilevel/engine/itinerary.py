@@ -1,21 +1,25 @@
 """What a fused call stores, and the plan of it as the operators take it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
-from pybilevel.schedules import Code, Schedule, encode
+from pybilevel.schedules import OP_BYTES, Code, Schedule, encode, pack
+
+NATIVE_OP_BYTES = OP_BYTES + 8
+"""What an op of a plan takes while an operator runs: packed, and placed (csrc/core/placed_plan.hpp)."""
 
 
 class Itinerary(NamedTuple):
     """A plan as the operator takes it."""
 
-    ops: Sequence[int]
+    ops: Tensor  # [ops] int32
     slots: int
-    truncated: bool
+    reversed: int
     keep: bool
 
 
@@ -32,17 +36,23 @@ class Storage(NamedTuple):
         return itinerary
 
 
+# torch.compile cannot trace into the planner, whose answer depends on constants only
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def one_way(steps: int) -> Itinerary:
     """All steps and nothing kept, for a call that nobody will reverse."""
-    return Itinerary([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [], 0, False, False)
+    return Itinerary(_tensor(pack([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [])), 0, 0, False)
 
 
-# torch.compile cannot trace into the planner, whose answer depends on constants only
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
     plan = schedule.plan(steps)
-    return Itinerary(plan.ops, plan.slots, plan.reversed < plan.steps, keep)
+    return Itinerary(_tensor(plan.packed), plan.slots, plan.reversed, keep)
+
+
+def _tensor(packed: bytearray) -> Tensor:
+    """A packed plan as a tensor, without a copy."""
+    return torch.frombuffer(packed or bytearray(OP_BYTES), dtype=torch.int32)[: len(packed) // OP_BYTES]
 
 
 def storage_of(
@@ -60,17 +70,23 @@ def storage_of(
         call: the call.
         state_bytes, prediction_bytes: of one state and of what is made at it, all tasks together.
         scratch_bytes: the scratch of the operator, asked only where a budget has to know it, since asking costs time.
-        workspace_bytes: the same, where it is known.
+        workspace_bytes: the same and `native_plan_bytes`, where it is known.
 
     Raises:
         ValueError: the budget is too small; the text gives the minimum.
     """
     if workspace_bytes is None:
-        workspace_bytes = scratch_bytes() if _needs_workspace(call, state_bytes) else 0
+        asked = _needs_workspace(call, state_bytes)
+        workspace_bytes = scratch_bytes() + native_plan_bytes(call) if asked else 0
     both = state_bytes + prediction_bytes
     if memory.whole_fits(call, both, workspace_bytes):
         return Storage(memory.schedule_for(call, both, workspace_bytes), both, True)
     return Storage(memory.schedule_for(call, state_bytes, workspace_bytes), state_bytes, False)
+
+
+def native_plan_bytes(call: Call) -> int:
+    """A bound on the bytes that a call's plan takes while an operator runs."""
+    return memory.most_ops(call) * NATIVE_OP_BYTES
 
 
 def _needs_workspace(call: Call, state_bytes: int) -> bool:

@@ -99,7 +99,7 @@ class Layout(NamedTuple):
             *self.tensors,
             *(loss, self.coordinates, self.regime, optimizer, self.size.c, bias, scale, query_scale),
             *(flags, buffers, start),
-            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
+            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
         )
 
 

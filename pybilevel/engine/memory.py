@@ -8,7 +8,7 @@ import torch
 
 from pybilevel.engine.call import Call
 from pybilevel.methods import Reverse
-from pybilevel.schedules import Plan, Schedule, StoreAll, Truncated, plan_bytes, within
+from pybilevel.schedules import OP_BYTES, Plan, Schedule, StoreAll, Truncated, plan_bytes, within
 
 SMALL_BYTES = 64 << 20
 """Trajectories up to here are stored whole without asking the device what is free."""
@@ -37,6 +37,16 @@ def whole_fits(call: Call, state_bytes: int, workspace_bytes: int) -> bool:
         return False
     limit = call.memory if isinstance(call.memory, int) else SMALL_BYTES
     return plan_bytes(max(_reversed_steps(call) - 1, 0), state_bytes, workspace_bytes) <= limit
+
+
+def packed_bytes(call: Call) -> int:
+    """A bound on the bytes of a call's plan."""
+    return most_ops(call) * OP_BYTES
+
+
+def most_ops(call: Call) -> int:
+    """A bound on the number of ops of a call's plan: no planner needs 4 a reversed step."""
+    return 4 * _reversed_steps(call)
 
 
 def _reversed_steps(call: Call) -> int:

@@ -86,7 +86,7 @@ class MlpLayout(NamedTuple):
                 self.query_scale,
             ),
             *(flags, buffers, start),
-            *(self.call.steps, itinerary.ops, itinerary.slots, itinerary.truncated, itinerary.keep),
+            *(self.call.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
             *(problem.activation, problem.sizes),
         )
 

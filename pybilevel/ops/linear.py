@@ -4,17 +4,17 @@
                              setting0? [B,T], ..., setting4? [B,T],
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
                              loss, coordinates, regime, optimizer, classes, bias, scale, query_scale,
-                             flags, buffers, start, steps, plan, slots, truncated, keep)
+                             flags, buffers, start, steps, plan [ops], slots, reversed, keep)
         -> w [B,D,c], buffers [K,B,D,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set), K = `buffers` of
 the optimizer beside w. Settings and flags are those of `optimizers.NativeOptimizer`, in its order; `start` steps were
-taken before these (Adam's bias correction counts them). `status` is -1, or the first t for which w_t is not finite.
+taken before these (Adam's bias correction counts them). The plan is a tensor of int32 on the CPU, and reverses the last
+`reversed` steps; 0: the call cannot be reversed. `status` is -1, or the first t for which w_t is not finite.
 `outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of the trajectory holds the predictions of
 its state too.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,12 +22,9 @@ from torch import Tensor
 
 from pybilevel import _C
 from pybilevel.ops.node import LinearResults, Operators, register
-from pybilevel.schedules import Code, encode
 
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
-
-_REVERSE = encode(Code.REVERSE)
 
 LINEAR = Operators(
     torch.ops.pybilevel.linear_unroll.default,
@@ -82,9 +79,9 @@ def model_size(x: Tensor, classes: int) -> int:
     return _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
 
 
-def reversible(steps: int, plan: Sequence[int]) -> bool:
+def reversible(steps: int, reversed: int) -> bool:
     """Whether the reverse half may follow the forward one: the outer objective then leaves its model's cotangent."""
-    return steps == 0 or _REVERSE in plan
+    return steps == 0 or reversed > 0
 
 
 def padded_tasks(x: Tensor, regime: str) -> int:
@@ -124,9 +121,9 @@ def _fake(
     buffers: int,
     start: int,
     steps: int,
-    plan: Sequence[int],
+    plan: Tensor,
     slots: int,
-    truncated: bool,
+    reversed: int,
     keep: bool,
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
@@ -134,7 +131,7 @@ def _fake(
     state = state_size(x, classes, bias, coordinates, regime, buffers)
     if keep:
         state += predictions_size(x, classes, coordinates, regime)
-    left = 0 if query_x is None or not reversible(steps, plan) else model_size(x, classes)
+    left = 0 if query_x is None or not reversible(steps, reversed) else model_size(x, classes)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(buffers, tasks, rows, classes),

@@ -62,13 +62,13 @@ def _round_up(n: int, unit: int) -> int:
 @torch.library.register_fake("pybilevel::mlp_unroll")  # type: ignore[untyped-decorator]
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     x, query_x = arguments[0], arguments[TENSORS - 3]
-    buffers, steps, plan, slots, keep = (arguments[i] for i in (-9, -7, -6, -5, -3))
+    buffers, steps, slots, reversed, keep = (arguments[i] for i in (-9, -7, -5, -4, -3))
     sizes = arguments[-1]
     tasks, queries = x.shape[0], 0 if query_x is None else query_x.shape[1]
     scalars = sum((i + 1) * o for i, o in pairwise(sizes))
     model = parameters_size(sizes, x)
     slot = model * (1 + buffers) + (activations_size(sizes, x) if keep else 0)
-    left = 0 if query_x is None or not reversible(steps, plan) else model
+    left = 0 if query_x is None or not reversible(steps, reversed) else model
     return (
         x.new_empty(tasks, 1, scalars),
         x.new_empty(buffers, tasks, 1, scalars),

@@ -52,7 +52,7 @@ class Operators(NamedTuple):
         tensors = tuple(
             None if t is None else (t.dtype, *(int(size) for size in t.shape)) for t in arguments[:TENSORS]
         )
-        rest = (tuple(a) if isinstance(a, list) else a for a in arguments[TENSORS:])
+        rest = (_without_plan(a) for a in arguments[TENSORS:])
         size: int = _scratch_of(self.scratch, tensors, arguments[0].device, *rest)
         return size
 
@@ -65,7 +65,15 @@ def _scratch_of(
     stand_ins = (
         None if t is None else torch.zeros(t[-1], dtype=t[0], device=device).expand(t[1:]) for t in tensors
     )
-    return int(operator(*stand_ins, *rest))
+    plan = torch.empty(0, dtype=torch.int32)  # a plan takes no scratch
+    return int(operator(*stand_ins, *(plan if a is None else a for a in rest)))
+
+
+def _without_plan(argument: Any) -> Any:
+    """None for the plan, the only tensor among the constants; lists hashable."""
+    if isinstance(argument, Tensor):
+        return None
+    return tuple(argument) if isinstance(argument, list) else argument
 
 
 def register(name: str, operators: Operators) -> None:
