@@ -11,7 +11,7 @@ from optimizer_cases import optimizers
 
 import pybilevel as pb
 from pybilevel import _C
-from pybilevel.engine.fused import NATIVE
+from pybilevel.engine.native import NATIVE
 from pybilevel.problems import LinearProblem
 from pybilevel.problems.activations import ACTIVATIONS
 

@@ -12,6 +12,7 @@ from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.curvature import GradientMap, Pull, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import CallableLoss, ProblemLoss
+from pybilevel.engine.native_step import NativeStep
 from pybilevel.engine.state import State
 from pybilevel.methods import Reverse
 
@@ -54,6 +55,7 @@ class Dynamics:
         self.gradient_map = GradientMap(self._loss, self._loss.nested, self._loss.forward_only)
         self._first_order = isinstance(call.method, Reverse) and call.method.first_order
         self._optimizer = call.optimizer
+        self._native = NativeStep.of(call, w)
         self._keys: list[tuple[str, int | None]] = [(name, None) for name in call.settings]
         self._keys += [(name, i) for name, values in call.elementwise.items() for i in range(len(values))]
         self.settings: Tensors = [
@@ -80,7 +82,10 @@ class Dynamics:
         g = self.gradient_map.gradient(now.w, self.theta_at(theta, t), inspect, moment)
         if seen is not None:
             seen.append((losses[0], g))
-        return self.step(now, g, self.at(settings, t), moment.after)
+        values = self.at(settings, t)
+        if self._native is not None and not torch.is_grad_enabled() and self._native.takes(now):
+            return self._native.step(now, g, values, moment.after)
+        return self.step(now, g, values, moment.after)
 
     def linearise_tangents(
         self, t: int, now: Iterate, theta: Tensors, wanted_theta: Sequence[bool], moment: Moment
@@ -140,12 +145,14 @@ class Dynamics:
             g, pull = self.gradient_map.linearise(now.w, given, wanted_theta, moment, retain, inspect)
         if seen is not None:
             seen.append((losses[0], g))
+        values = self.at(settings, t)
+        if self._native is not None and self._native.takes(now):
+            return self._native.linearise(now, g, values, wanted_settings, pull, moment.after)
         with torch.enable_grad():
             state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
             g = [x.detach().requires_grad_() for x in g]
             values = [
-                x.detach().requires_grad_(need)
-                for x, need in zip(self.at(settings, t), wanted_settings, strict=True)
+                x.detach().requires_grad_(need) for x, need in zip(values, wanted_settings, strict=True)
             ]
             after = self.step(state, g, values, moment.after)
         inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]

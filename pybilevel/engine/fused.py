@@ -6,30 +6,23 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pybilevel import _C, optimizers
+from pybilevel import _C
 from pybilevel.engine import perceptron
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import Layout, lay_out, restore
+from pybilevel.engine.native import NATIVE, counts_steps, has_kernel
 from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
-from pybilevel.ops import OPTIMIZERS, LinearResults, linear_unroll, mlp_unroll
-from pybilevel.optimizers import Optimizer
+from pybilevel.ops import LinearResults, linear_unroll, mlp_unroll
 from pybilevel.problems import MLP, LinearProblem, Problem
 from pybilevel.schedules import Offload, plan_bytes
 
 LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 """The row losses that have native kernels."""
-
-NATIVE = tuple(
-    one
-    for one in vars(optimizers).values()
-    if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
-)
-"""The classes of the optimizers that have native kernels."""
 
 CUDA = bool(_C.build_info()["torch_cuda"])
 """Whether this build has kernels for CUDA."""
@@ -83,9 +76,8 @@ def against(call: Call) -> tuple[str, ...]:
 
 
 def _optimizer_reasons(call: Call) -> list[str]:
-    """A class of one's own may have the name of another, but not its kernel."""
     optimizer, state = call.optimizer, call.state
-    if type(optimizer) not in NATIVE:
+    if not has_kernel(optimizer):
         classes = ", ".join(f"pb.{one.__name__}" for one in NATIVE)
         return [f"the optimizer {optimizer.name!r} has no native kernel (need {classes})"]
     if state is None or not counts_steps(optimizer):
@@ -98,11 +90,6 @@ def _optimizer_reasons(call: Call) -> list[str]:
     ]
 
 
-def counts_steps(optimizer: Optimizer) -> bool:
-    """Whether the last buffer of an optimizer is the number of its steps."""
-    return "step" in getattr(optimizer, "buffer_names", ())
-
-
 def _device_reasons(problem: Problem) -> list[str]:
     device = problem.device
     if device.type == "cuda" and isinstance(problem, MLP):
@@ -113,13 +100,10 @@ def _device_reasons(problem: Problem) -> list[str]:
 
 
 def run(call: Call) -> tuple[Any, State]:
-    """w_T and the final state (without buffers, if the call does not want it). DivergenceError on CPU, if an iterate is
-    not finite."""
+    """w_T and the final state. DivergenceError on CPU, if an iterate is not finite."""
     results = execute(call, None)
     w, done = unpack(results.w, call), call.start + call.steps
     leaves = 1 if isinstance(w, Tensor) else len(pytree.tree_leaves(w))
-    if not call.return_state:  # views of the buffers cost as much as a step
-        return w, State(w, ((),) * leaves, done, call.optimizer.name)
     columns = [pytree.tree_leaves(unpack(buffer, call)) for buffer in results.buffers.unbind()]
     if counts_steps(call.optimizer):
         columns.append([torch.full((), done, dtype=torch.float32, device=call.device)] * leaves)

@@ -10,7 +10,7 @@ from pybilevel.ops.linear import (
 )
 from pybilevel.ops.mlp import activations_size, mlp_scratch_bytes, mlp_unroll, parameters_size
 from pybilevel.ops.node import LinearResults
-from pybilevel.ops.optimizers import OPTIMIZERS, NativeOptimizer
+from pybilevel.ops.optimizers import OPTIMIZERS, NativeOptimizer, optimizer_pullback, optimizer_step
 
 __all__ = [
     "OPTIMIZERS",
@@ -22,6 +22,8 @@ __all__ = [
     "linear_unroll",
     "mlp_scratch_bytes",
     "mlp_unroll",
+    "optimizer_pullback",
+    "optimizer_step",
     "padded_tasks",
     "parameters_size",
     "predictions_size",

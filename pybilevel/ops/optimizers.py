@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pybilevel import _C
@@ -38,6 +39,22 @@ class NativeOptimizer(NamedTuple):
         """The flags of an optimizer."""
         return sum(bool(getattr(optimizer, name)) << i for i, name in enumerate(self.flags))
 
+
+optimizer_step = torch.ops.pybilevel.optimizer_step.default
+"""One step over all parameter tensors at once (CPU, float32 or float64), not differentiable itself:
+
+    optimizer_step(w [leaf], g [leaf], buffers [leaf * K], settings [SETTINGS], optimizer, flags, start)
+        -> w [leaf], then buffers [leaf * K], after the step
+
+All lists hold tensors of the shapes of w; the K buffers of a leaf follow each other. Settings have one value, or are
+None; `start` steps were made before. Cost: one pass over all; no result depends on the number of threads."""
+
+optimizer_pullback = torch.ops.pybilevel.optimizer_pullback.default
+"""Its pullback, the same way, from the cotangents of w and buffers after the step:
+
+    optimizer_pullback(w, g, buffers, w_bar, buffers_bar, settings, optimizer, flags, start)
+        -> cotangents of w [leaf], buffers [leaf * K] and g [leaf] before it, then of the settings, [SETTINGS]
+"""
 
 OPTIMIZERS = {name: NativeOptimizer(**row) for name, row in _C.registry()["optimizers"].items()}
 """The rows of the registry by name."""

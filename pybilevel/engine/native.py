@@ -1,0 +1,22 @@
+"""Which optimizers have native kernels."""
+
+from pybilevel import optimizers
+from pybilevel.ops import OPTIMIZERS
+from pybilevel.optimizers import Optimizer
+
+NATIVE = tuple(
+    one
+    for one in vars(optimizers).values()
+    if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
+)
+"""Their classes."""
+
+
+def has_kernel(optimizer: Optimizer) -> bool:
+    """Whether an optimizer has one. A class of one's own may have the name of another, but not its kernel."""
+    return type(optimizer) in NATIVE
+
+
+def counts_steps(optimizer: Optimizer) -> bool:
+    """Whether the last buffer of an optimizer is the number of its steps."""
+    return "step" in getattr(optimizer, "buffer_names", ())
