@@ -133,6 +133,36 @@ def test_a_transformer_block_on_the_math_path(memory, one_thread):
     check(ModuleLoss(net, loss), plain, data(5, 6), memory)
 
 
+NETS = {
+    "convolutional": (convolutional, (2, 8, 8)),
+    "lstm": (LSTM, (5, 3)),
+    "transformer": (Transformer, (5, 6)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("policy", ["batch", "carry"])
+def test_graphs_kept_from_the_forward_half_give_the_same_bits(name, policy, one_thread):
+    make, shape = NETS[name]
+    torch.manual_seed(3)
+    batches = data(*shape)
+    inner = ModuleLoss(
+        make().double(), lambda model, h, b: weighted(mathematically(model), h, b), buffers=policy
+    )
+    w0, h = inner.parameters(), {"smooth": torch.tensor(0.1).double().requires_grad_()}
+    found = []
+    for memory in ("auto", StoreAll(), Revolve(2)):
+        torch.manual_seed(0)
+        w = generic(inner, w0, h, batches=batches, lr=0.1, momentum=0.5, memory=memory)
+        outer = sum(x.sin().sum() for x in w.values())
+        found.append(
+            [*w.values(), *torch.autograd.grad(outer, [*w0.values(), h["smooth"]], retain_graph=True)]
+        )
+        # a second backward has no graphs left and runs the plan
+        found.append([*w.values(), *torch.autograd.grad(outer, [*w0.values(), h["smooth"]])])
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
 def test_attention_without_a_second_backward_says_what_to_do(one_thread):
     net = Transformer().double()
     inner = ModuleLoss(net, weighted)

@@ -126,6 +126,8 @@ class CallableLoss:
 
     def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         first, last = len(self._places), len(theta) - self.stacks
+        if not self._captured:  # the mode costs some microseconds a torch call
+            return self._evaluate(w, theta[:first], theta[last:], moment)
         with captures.Substitute(self._captured, theta[first:last]):
             return self._evaluate(w, theta[:first], theta[last:], moment)
 
