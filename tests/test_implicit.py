@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from generic_laws import leaf
+from meter import Meter
 from tolerance import assert_matches
 
 import pybilevel as pb
@@ -308,3 +309,22 @@ def test_tasks_of_a_callable(solver):
     assert state.info["converged"] and state.info["residual"].shape == (
         () if solver == "fixed_point" else (4,)
     )
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_memory_depends_neither_on_steps_nor_on_iterations(solver):
+    h, curvature = torch.rand(20_000).add(0.5).requires_grad_(), torch.linspace(0.5, 1.5, 20_000)
+
+    def inner(w, h):
+        return 0.5 * (curvature * w.square()).sum() - (h * w).sum()
+
+    peaks = []
+    options = {"optimizer": pb.SGD(0.3, 0.5)}
+    for steps, max_iter in ((3, 2), (30, 40)):
+        options["method"] = pb.Implicit(solver, max_iter=max_iter, tol=0.0)
+        with Meter() as meter:
+            w = pb.unroll(inner, torch.zeros(20_000), h, steps=steps, **options)
+            torch.autograd.grad(w.square().sum(), h)
+        peaks.append(meter.peak)
+    explained = pb.explain(pb.unroll, inner, torch.zeros(20_000), h, steps=30, **options)
+    assert peaks[1] <= 1.05 * peaks[0] and peaks[1] <= explained.peak_memory <= 3 * peaks[1]

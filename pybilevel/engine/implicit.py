@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
+from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.generic import autocast_now, once
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.one_way import forward_half, runs_fused
@@ -62,11 +62,17 @@ def run(call: Call) -> tuple[Any, State]:
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError("pb.Implicit takes gradients, which torch.inference_mode forbids: use no_grad")
-    w, state = forward_half(call)
     if not torch.is_grad_enabled():
-        return w, state
-    adjoint = Adjoint(call, state)
-    dynamics = adjoint.dynamics
+        return forward_half(call)
+    dynamics = Dynamics(call)
+    if len(dynamics.streams):
+        raise ValueError(
+            "inner draws random numbers (dropout?), so that w_T is the solution of no problem that "
+            "method=pb.Implicit() could differentiate: call .eval() on the module, or draw outside and pass the "
+            "numbers through hparams"
+        )
+    w, state = forward_half(call)
+    adjoint = Adjoint(call, dynamics, state)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     if not any(x.requires_grad for x in inputs):
         return w, state
@@ -79,7 +85,7 @@ def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
     """How implicit differentiation would run a call; operations and bytes if the solver needs all its iterations."""
     assert isinstance(call.method, Implicit)
     method, dynamics = call.method, Dynamics(call)
-    step, product = _flops(dynamics) if call.steps or call.batches is None else (0, 0)
+    step, product = _flops(dynamics)
     products = method.max_iter * (2 if method.solver == "normal_cg" else 1) + 2
     regime = "the fused kernels" if runs_fused(call) else "torch operations, one step at a time"
     return Explanation(
@@ -103,12 +109,12 @@ def _flops(dynamics: Dynamics) -> tuple[int, int]:
     now = dynamics.start.detach()
     theta = dynamics.theta_at([x.detach() for x in dynamics.theta], 0)
     with torch.no_grad(), dynamics.streams.undisturbed():
-        with FlopCounterMode(display=False) as step:
+        with FlopCount() as step:
             moment = Moment(0, now.carried)
             _, pull = dynamics.gradient_map.linearise(now.w, theta, [False] * len(theta), moment)
-        with FlopCounterMode(display=False) as product:
+        with FlopCount() as product:
             pull([torch.zeros_like(x) for x in now.w])
-    return step.get_total_flops(), product.get_total_flops()
+    return step.total, product.total
 
 
 class Adjoint:
@@ -119,21 +125,15 @@ class Adjoint:
         info: what a backward reports; that of the state.
     """
 
-    def __init__(self, call: Call, state: State) -> None:
+    def __init__(self, call: Call, dynamics: Dynamics, state: State) -> None:
         assert isinstance(call.method, Implicit)
         self._method = call.method
         self._lead = len(call.tasks)
         self._t = max(state.step - call.start - 1, 0)
-        self.dynamics = Dynamics(call)
-        if len(self.dynamics.streams):
-            raise ValueError(
-                "inner draws random numbers (dropout?), so that w_T is the solution of no problem that "
-                "method=pb.Implicit() could differentiate: call .eval() on the module, or draw outside and pass the "
-                "numbers through hparams"
-            )
+        self.dynamics = dynamics
         w = tuple(x.detach() for x in pytree.tree_leaves(state.w))
         buffers = tuple(tuple(b.detach() for b in mine) for mine in state.buffers)
-        self._last = Iterate(w, buffers, self.dynamics.start.carried)
+        self._last = Iterate(w, buffers, dynamics.start.carried)
         self._autocast = autocast_now(call.device.type)
         before = {} if call.state is None else call.state.info
         self._start = _fitting(before, self._method.solver, self._unknowns())
