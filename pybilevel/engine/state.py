@@ -24,7 +24,7 @@ class State:
         random: the states of the random generators that the inner loss draws from, if it does: a run that goes on from
             here draws what an uninterrupted one would have drawn.
         module_buffers: those of the module of a `pb.ModuleLoss(buffers="carry")`, by name; no part of the graph.
-        info: what a method reports (`pb.Implicit`: residuals, ...), once its backward has run; detached copies share it.
+        info: what a method reports (`pb.Implicit`: residuals, ...) once its backward has run; detached copies share it.
         tangents: those of `pb.Forward`, with which the next call goes on; None elsewhere.
     """
 
