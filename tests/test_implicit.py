@@ -7,7 +7,7 @@ import pytest
 import torch
 from generic_laws import leaf
 from meter import Meter
-from tolerance import assert_matches
+from tolerance import assert_matches, relative_error
 
 import pybilevel as pb
 from pybilevel.engine.solvers import SOLVERS, System, solve
@@ -61,6 +61,25 @@ def test_solvers_take_tasks_apart(name, size):
     assert found.stopped == "converged" and found.residual.shape == (4,) and found.residual[3] == 0
     if name != "neumann":
         assert found.iterations <= 4 * size and len(calls) <= 2 * found.iterations + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["cg", "normal_cg", "neumann"])
+def test_a_singular_system(name, dtype):
+    """In the range it is solved; out of it the result stays bounded, and its residual is what cannot be removed."""
+    basis = torch.linalg.qr(torch.randn(6, 6).double())[0]
+    values = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.0, 0.0]).double()
+    matrix = (basis * values @ basis.T).to(dtype)
+    for part, expected in ((0.0, 0.0), (1.0, (2 / 6) ** 0.5)):
+        b = (basis @ torch.tensor([1.0, 1.0, 1.0, 1.0, part, part]).double()).to(dtype)
+        system = System(lambda v: [matrix @ v[0]], [b], 0, 200, 1e-5)
+        found = solve(name, system)
+        exact = (basis @ torch.tensor([1 / 3, 0.5, 1.0, 2.0, 0, 0]).double()).to(dtype)
+        # cg does not minimise the residual, but gives nothing worse than its start
+        assert found.residual <= (2e-5 if part == 0 else 1.0 if name == "cg" else 1.01 * expected)
+        assert (found.stopped == "converged") == (part == 0)
+        if part == 0:
+            assert torch.allclose(found.q[0], exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -328,3 +347,21 @@ def test_memory_depends_neither_on_steps_nor_on_iterations(solver):
         peaks.append(meter.peak)
     explained = pb.explain(pb.unroll, inner, torch.zeros(20_000), h, steps=30, **options)
     assert peaks[1] <= 1.05 * peaks[0] and peaks[1] <= explained.peak_memory <= 3 * peaks[1]
+
+
+def test_a_perceptron_at_a_minimum():
+    """Tasks of several leaves; the reference is the unroll of a converged training."""
+    x, l2 = leaf(2, 7, 2), torch.tensor(0.2).double().requires_grad_()
+    problem = pb.MLP(x, x.detach().sin(), sizes=(2, 3, 2), activation="tanh", l2=l2)
+    w0 = [
+        (w.double(), b.double())
+        for w, b in pb.MLP.init((2, 3, 2), generator=torch.Generator().manual_seed(1))
+    ]
+    options = {"steps": 3000, "optimizer": pb.SGD(0.3, 0.5), "return_state": True}
+    found = []
+    for method in (pb.Reverse(), pb.Implicit("cg", tol=1e-12)):
+        w, state = pb.unroll(problem, w0, method=method, **options)
+        found.append(torch.autograd.grad(sum(a.sin().sum() + b.sum() for a, b in w), [x, l2]))
+    assert state.info["converged"] and state.info["residual"].shape == (2,)
+    for a, b in zip(*found, strict=True):
+        assert relative_error(b, a) < 1e-7

@@ -63,6 +63,14 @@ def test_a_fused_problem_and_what_is_derived(lead, backend, dtype):
     verified(inner, validation, None, optimizer=pb.SGD(lr, 0.5), wrt=wrt, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["fused", "generic"])
+def test_a_perceptron(backend):
+    x, l2 = leaf(2, 7, 2), leaf(low=0.1)
+    inner = pb.MLP(x, torch.randn(2, 7, 2).double(), sizes=(2, 3, 2), activation="tanh", l2=l2)
+    w0 = [(w.double(), b.double()) for w, b in pb.MLP.init((2, 3, 2))]
+    verified(inner, lambda w: sum(a.sin().sum() + b.sum() for a, b in w), w0, wrt=[x, l2], backend=backend)
+
+
 @pytest.mark.parametrize("method", [pb.Forward(), pb.Spectral(), pb.Reverse()], ids=lambda m: m.name)
 def test_every_exact_method(method):
     x, l2 = leaf(6, 3), leaf(low=0.1)

@@ -26,8 +26,8 @@ from pybilevel.engine.state import State
 from pybilevel.methods import Implicit
 from pybilevel.ops.freed import check_alive
 
-VECTORS = 9
-"""Vectors like w that live at most: b, q, r, z, p, A p and three on the way."""
+VECTORS = 10
+"""Vectors like w that live at most: b, q, the best q, r, z, p, A p and three on the way."""
 
 
 def check(call: Call) -> None:

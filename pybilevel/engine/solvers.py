@@ -75,7 +75,8 @@ class Solution:
         q: the solution.
         residual: |b - A q| / |b| in the end, one a task: [*B].
         iterations: how many were made.
-        stopped: why: "converged", "max_iter" or "curvature" (cg met a direction with q^T A q <= 0).
+        stopped: why: "converged", "max_iter" or "curvature" (cg met a direction along which A is not positive,
+            normal_cg one along which it is 0).
     """
 
     q: Vector
@@ -93,7 +94,7 @@ def solve(solver: str, system: System, start: Vector | None = None) -> Solution:
     q, iterations, stopped = SOLVERS[solver](system, q, r)
     size, left = system.dot(system.b, system.b), system.residual(q)
     found = system.dot(left, left)
-    residual = torch.where(size > 0, (found / torch.where(size > 0, size, 1.0)).sqrt(), found.sqrt())
+    residual = torch.where(size > 0, _ratio(found, size), found).sqrt()
     # the residual of the recurrence drifts from this one by rounding, so a factor 2 is allowed
     if bool((residual <= 2 * system.tol).all()):
         stopped = "converged"
@@ -103,41 +104,55 @@ def solve(solver: str, system: System, start: Vector | None = None) -> Solution:
 
 
 def cg(system: System, q: Vector, r: Vector) -> tuple[Vector, int, str]:
-    """Conjugate gradients (Hestenes & Stiefel 1952): A symmetric and positive definite; one product an iteration."""
+    """Conjugate gradients (Hestenes & Stiefel 1952): A symmetric and positive definite; one product an iteration.
+
+    A task in which a direction has no curvature, or a negative one, stops there. Where A is singular and b out of its
+    range, residuals grow in the end: the best iterate is returned.
+    """
     p, rr, limit = r, system.dot(r, r), system.limit
-    flat = torch.zeros_like(rr, dtype=torch.bool)
+    best, least = q, rr
+    flat, largest = torch.zeros_like(rr, dtype=torch.bool), torch.zeros_like(rr)
     for k in range(system.max_iter):
         active = (rr > limit) & ~flat
         if not bool(active.any()):
-            return q, k, "curvature" if bool(flat.any()) else "converged"
+            return best, k, "curvature" if bool(flat.any()) else "converged"
         ap = system.product(p)
-        curvature = system.dot(p, ap)
-        flat = flat | (active & ~(curvature > 0))
+        curvature, size = system.dot(p, ap), system.dot(p, p)
+        largest = torch.maximum(largest, _ratio(system.dot(ap, ap), size).sqrt())
+        flat = flat | (active & ~(curvature > 10 * _eps(rr) * largest * size))
         active = active & ~flat
-        step = torch.where(active, rr / torch.where(active, curvature, 1.0), 0.0)
+        step = torch.where(active, _ratio(rr, curvature), 0.0)
         q, r = system.add(q, step, p), system.add(r, -step, ap)
         new = system.dot(r, r)
-        p = system.add(r, torch.where(active, new / torch.where(active, rr, 1.0), 0.0), p)
+        best, least = system.choose(new < least, q, best), torch.minimum(new, least)
+        p = system.add(r, torch.where(active, _ratio(new, rr), 0.0), p)
         rr = new
-    return q, system.max_iter, "max_iter"
+    return best, system.max_iter, "max_iter"
 
 
 def normal_cg(system: System, q: Vector, r: Vector) -> tuple[Vector, int, str]:
-    """Conjugate gradients on A^2 q = A b: A symmetric, indefinite too; two products an iteration."""
+    """Conjugate gradients on A^2 q = A b: A symmetric, indefinite too; two products an iteration.
+
+    The residual never grows; a task stops where A r = 0, that is where b has nothing more in the range of A.
+    """
     z = system.product(r)
     p, zz, limit = z, system.dot(z, z), system.limit
+    flat, largest = torch.zeros_like(zz, dtype=torch.bool), torch.zeros_like(zz)
     for k in range(system.max_iter):
-        active = (system.dot(r, r) > limit) & (zz > 0)
+        rr = system.dot(r, r)
+        left = rr > limit
+        flat = flat | (left & (zz <= (10 * _eps(rr) * largest) ** 2 * rr))
+        active = left & ~flat
         if not bool(active.any()):
-            return q, k, "converged"
+            return q, k, "curvature" if bool(flat.any()) else "converged"
         ap = system.product(p)
         size = system.dot(ap, ap)
-        active = active & (size > 0)
-        step = torch.where(active, zz / torch.where(active, size, 1.0), 0.0)
+        largest = torch.maximum(largest, _ratio(size, system.dot(p, p)).sqrt())
+        step = torch.where(active, _ratio(zz, size), 0.0)
         q, r = system.add(q, step, p), system.add(r, -step, ap)
         z = system.product(r)
         new = system.dot(z, z)
-        p = system.add(z, torch.where(active, new / torch.where(active, zz, 1.0), 0.0), p)
+        p = system.add(z, torch.where(active, _ratio(new, zz), 0.0), p)
         zz = new
     return q, system.max_iter, "max_iter"
 
@@ -181,13 +196,22 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b; 0 where b is 0."""
+    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
+
+
+def _eps(x: Tensor) -> float:
+    return torch.finfo(x.dtype).eps
+
+
 def _largest(system: System) -> Tensor:
     """About the largest eigenvalue of each task, from below; 1 where A b = 0."""
     v = system.b
     size = torch.ones_like(system.dot(v, v))
     for _ in range(POWER_ITERATIONS):
         norm = system.dot(v, v).sqrt()
-        inverse = torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, 1.0), 0.0)
+        inverse = _ratio(torch.ones_like(norm), norm)
         v = system.product([system.spread(inverse, x) * x for x in v])
         size = system.dot(v, v).sqrt()
     return torch.where(size > 0, size, 1.0)

@@ -87,9 +87,9 @@ class Implicit:
 
     The backward fills `state.info` of `return_state=True`: "residual" [*B] (computed from the result), "iterations",
     "converged" (residual <= 2 tol), "stopped" ("converged", "max_iter", or "curvature" where cg met a direction in
-    which H is not positive), "stationarity" [*B] (the norm of dL/dw at w_T; of Phi(w_T) - w_T), "solution" (q) and
-    "solver". A system that is not solved is reported there and nowhere else. The next call with `state=` starts from
-    that q (warm start).
+    which H is not positive, or normal_cg one in which it is 0), "stationarity" [*B] (the norm of dL/dw at w_T; of
+    Phi(w_T) - w_T), "solution" (q) and "solver". A system that is not solved is reported there and nowhere else. The
+    next call with `state=` starts from that q (warm start).
 
     Time: T steps forward (in the fused kernels where they can), one product with H an iteration. Memory: one step's
     graph, which all products share, and a few vectors like w; `memory` has no effect.

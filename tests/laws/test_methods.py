@@ -69,6 +69,24 @@ def test_exact_on_a_fused_problem(method, loss, name, variant, form):
     assert_same(w, exact, {"w0": w0, **inputs, **leaves})
 
 
+@pytest.mark.parametrize(
+    "method, loss, name, variant, form", cases(["perceptron"], ["scalar", "both"]), ids=names
+)
+def test_exact_on_a_perceptron(method, loss, name, variant, form):
+    """Whose tasks share their initial parameters."""
+    inputs = {"x": leaf(2, 5, 3), "y": leaf(2, 5, 2), "weights": leaf(2, 5, low=0.1), "l2": leaf(2, low=0.1)}
+    problem = pb.MLP(**inputs, sizes=(3, 4, 2), activation="tanh")
+    w0 = [(w.double().requires_grad_(), b.double().requires_grad_()) for w, b in pb.MLP.init((3, 4, 2))]
+    settings, leaves = settings_of(name, variant, form, w0, tasks=(2,))
+    flags = VARIANTS[name][variant][1]
+    shared = [(w.expand(2, *w.shape), b.expand(2, *b.shape)) for w, b in w0]
+    exact, _ = oracle.unroll(problem, shared, steps=STEPS, rule=name, **settings, **flags)
+    optimizer = solver(name, variant, settings)
+    w = pb.unroll(problem, w0, steps=STEPS, optimizer=optimizer, method=method())
+    started = {f"{kind}{i}": x for i, pair in enumerate(w0) for kind, x in zip("wb", pair, strict=True)}
+    assert_same(w, exact, started | inputs | leaves)
+
+
 @pytest.mark.parametrize("method", EXACT, ids=names)
 @pytest.mark.parametrize("steps", [0, 1])
 def test_few_steps(method, steps):
