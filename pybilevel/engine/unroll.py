@@ -81,9 +81,9 @@ def unroll(
     drawn under the same seed. The backward replays the same draws and leaves the generators alone. Each stored state
     then holds 5 kB more, and `State` goes on with the draws of an uninterrupted run.
 
-    A loss that torch.compile made (or a `pb.ModuleLoss` of a compiled module or loss) runs compiled in every step
-    forward, and as the code it was made of in the backward, since compiled functions have no second one; with tasks,
-    random numbers or carried buffers it runs uncompiled.
+    A loss that torch.compile made (or a `pb.ModuleLoss` of a compiled module or loss) runs compiled in steps forward
+    whose graph is not kept, and as the code it was made of in the backward, since compiled functions have no second
+    one; with tasks, random numbers or carried buffers it runs uncompiled.
 
     Time: forward T gradients of the inner loss; backward about 3 T, and the plan's recomputed steps. Memory: the
     slots of the plan and one step's workspace.
