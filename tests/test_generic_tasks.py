@@ -118,6 +118,7 @@ SETTINGS = {
     "task": lambda: leaf(B, 1, low=0.05),
     "both": lambda: leaf(B, STEPS, low=0.05),
     "parameter": lambda: {"in": leaf(B, 4, 5, low=0.05), "out": leaf(low=0.05)},
+    "parameter, shared": lambda: {"in": leaf(4, 5, low=0.05), "out": leaf(5, 2, low=0.05)},
 }
 
 

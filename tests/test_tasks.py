@@ -147,6 +147,11 @@ ERRORS = {
         ValueError,
         r"\[2, 1\]: with tasks \[3\]",
     ),
+    "lr a parameter": (
+        lambda: call((0, None), lambda w, h: (w[0] * h).sum(), w0=[W], optimizer=SGD([torch.ones(5)])),
+        ValueError,
+        r"lr\[0\] has shape \[5\].*\[3, 4\] or \[3, 3, 4\], or shared by the tasks \[4\]",
+    ),
     "value": (
         lambda: call((0, None), lambda w, h: w * h),
         ValueError,

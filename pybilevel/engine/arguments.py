@@ -203,7 +203,7 @@ def _settings(
     for name, value in optimizer.settings().items():
         if is_elementwise(value, tasks):
             like = inner.initial(w0) if isinstance(inner, Problem) else w0
-            elementwise[name] = resolve_elementwise(name, value, steps, like)
+            elementwise[name] = resolve_elementwise(name, value, steps, like, mapped is not None)
         else:
             uniform[name] = resolve(name, value, steps, tasks, dtype, device)
     return uniform, elementwise

@@ -52,7 +52,8 @@ def unroll(
             torch.vmap's meaning, an axis or None, or containers of these. `inner` is written for one task and mapped
             over B. Leaves of w0 without an axis are shared at the start; w_T has the tasks on axis 0, and so must the
             tensors of every batch: [steps, B, ...]. B comes from the first that has it. Settings are as for fused
-            problems with *B = (B,), and those with a value a parameter [B, ...]. With a state, its w has the axis 0.
+            problems with *B = (B,), and those with a value a parameter [B, ...] or without B. With a state, its
+            w has the axis 0.
         method: how to differentiate; `pb.Reverse(truncate=k)` goes back k steps, and gives zeros before them,
             `pb.Reverse(first_order=True)` without second derivatives of the inner loss;
             `pb.Forward()` carries tangents along: memory constant in T, for few hyperparameters; `pb.Implicit()`

@@ -2,7 +2,8 @@
 
 A *uniform* setting is a number, or a tensor (), [steps], [*B, 1] or [*B, steps]: one value a step and a task. An
 *elementwise* one is shaped like the parameters: a pytree like w0 (or one tensor, where w0 is one tensor) whose
-leaves are numbers, () or of the parameter's shape, or have a leading steps axis if ndim is one more.
+leaves are numbers, () or of the parameter's shape, or have a leading steps axis if ndim is one more. Where the
+parameters of a callable have tasks, a leaf may leave their axis out: then all tasks share it.
 """
 
 from collections.abc import Sequence
@@ -85,8 +86,12 @@ def resolve(
     return value.to(dtype)
 
 
-def resolve_elementwise(name: str, value: Setting, steps: int, w0: Any) -> tuple[Tensor, ...]:
+def resolve_elementwise(
+    name: str, value: Setting, steps: int, w0: Any, shared: bool = False
+) -> tuple[Tensor, ...]:
     """An elementwise setting as one tensor a leaf of `w0`: [1, *shape], [1, 1, ...] or [steps, *shape].
+
+    `shared`: the first axis of every leaf of w0 are tasks, and a value without it, [1, *shape], is for all of them.
 
     Raises:
         ValueError: the structure or a shape differs from w0's (the text gives both), or the device does.
@@ -96,23 +101,24 @@ def resolve_elementwise(name: str, value: Setting, steps: int, w0: Any) -> tuple
     if spec != value_spec:
         raise ValueError(f"{name} has the structure {value_spec} but w0 has {spec}: make them the same")
     pairs = enumerate(zip(values, leaves, strict=True))
-    return tuple(_resolve_leaf(f"{name}[{i}]", value, steps, w) for i, (value, w) in pairs)
+    return tuple(_resolve_leaf(f"{name}[{i}]", value, steps, w, shared) for i, (value, w) in pairs)
 
 
-def _resolve_leaf(name: str, value: float | Tensor, steps: int, w: Tensor) -> Tensor:
+def _resolve_leaf(name: str, value: float | Tensor, steps: int, w: Tensor, shared: bool) -> Tensor:
     ones = [1] * (w.ndim + 1)
     if not isinstance(value, Tensor):
         return torch.full(ones, float(value), dtype=w.dtype, device=w.device)
     if value.ndim == 0:
         return value.to(device=w.device, dtype=w.dtype).reshape(ones)
     _check_device(name, value, w.device)
-    if value.shape == w.shape:
+    if value.shape == w.shape or (shared and value.shape == w.shape[1:]):
         return value.to(w.dtype).unsqueeze(0)
     if list(value.shape) == [steps, *w.shape]:
         return value.to(w.dtype)
     raise ValueError(
         f"{name} has shape {list(value.shape)} but its parameter has {list(w.shape)}: it must be a number, (), "
         f"{list(w.shape)} or {[steps, *w.shape]}"
+        + (f", or shared by the tasks {list(w.shape[1:])}" if shared else "")
     )
 
 
