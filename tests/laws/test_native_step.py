@@ -39,6 +39,10 @@ class Point:
             [b.abs() + 0.1 for b in leaf] for leaf in zip(*(draw() for _ in range(self.kept)), strict=True)
         ]
         self.buffers = positive or [[] for _ in shapes]
+        if flags.get(
+            "centered"
+        ):  # a mean square is more than the square of a mean: else the root is that of rounding
+            self.buffers = [[square + mean * mean, mean, *more] for square, mean, *more in self.buffers]
         self.buffer_bars = [[torch.randn_like(b) for b in leaf] for leaf in self.buffers]
 
     def arguments(self):
