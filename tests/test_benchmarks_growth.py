@@ -124,10 +124,10 @@ def test_memory_of_every_contender_is_measured(name: str) -> None:
 
 
 def test_the_meter_sees_what_a_pass_allocates() -> None:
-    before = memory._reset("cpu")
+    before = memory.reset_peak("cpu")
     block = torch.ones(2**22)  # 16 MiB
     del block
-    assert memory._peak("cpu") - before == pytest.approx(2**24, rel=0.1)
+    assert memory.peak_bytes("cpu") - before == pytest.approx(2**24, rel=0.1)
 
 
 @pytest.mark.slow
