@@ -4,6 +4,7 @@ Floors, each importing only those above it:
 
     cases.py       the table: every workload, its shapes (full, tiny, CUDA) and its contenders
     workloads.py   what a workload is: inputs, leaves, the bilevel problem, the arithmetic and traffic it needs
+    sinusoid.py    the workload whose model is a network, not linear
     peers/         one file per contender: pybilevel itself, and everything people use today
     contenders.py  the registry of contenders by name
     machine.py     who ran it, and the limits of that machine, measured in the same run

@@ -1,6 +1,7 @@
 """`pb.MLP` as a value: formula, parameters, errors; and what its fused engine tells and refuses."""
 
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import pybilevel as pb
+from pybilevel.engine import fused
 
 SIZES = (3, 8, 5, 2)
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "elu": nn.ELU}
@@ -211,6 +213,11 @@ def test_what_the_fused_engine_leaves_to_the_generic_one():
     )
 
 
+def test_a_gpu_is_a_reason_for_the_generic_engine():
+    with mock.patch.object(pb.MLP, "device", torch.device("cuda")):
+        assert fused._device_reasons(of(*data())) == ["device cuda (pb.MLP has kernels for cpu only)"]
+
+
 def test_no_step_returns_w0():
     x, y = data(3)
     w0 = [tuple(leaf.requires_grad_() for leaf in pair) for pair in pb.MLP.init(SIZES, dtype=torch.float64)]
@@ -223,11 +230,11 @@ def test_no_step_returns_w0():
 def test_divergence_names_its_step():
     problem = of(*data(), activation="tanh")  # torch drops an infinite cotangent where a relu is off
     w0 = pb.MLP.init(SIZES, dtype=torch.float64)
-    with pytest.raises(pb.DivergenceError) as fused:
+    with pytest.raises(pb.DivergenceError) as native:
         pb.unroll(problem, w0, steps=300, optimizer=pb.SGD(1e3), backend="fused")
     with pytest.raises(pb.DivergenceError) as generic:
         pb.unroll(problem, w0, steps=300, optimizer=pb.SGD(1e3), backend="generic")
-    assert fused.value.step == generic.value.step
+    assert native.value.step == generic.value.step
     w0[0][0][0, 0] = torch.nan
     with pytest.raises(pb.DivergenceError) as at_once:
         pb.unroll(problem, w0, steps=3, optimizer=SGD, backend="fused")
@@ -334,6 +341,6 @@ def test_compiled():
 
 def test_generic_and_fused_agree():
     case = MlpCase(activation="sigmoid", objective="state")
-    fused, generic = solve(case), solve(case, backend="generic")
-    assert_all_match(fused.values, generic.values)
-    assert_all_match(fused.gradients, generic.gradients)
+    found, generic = solve(case), solve(case, backend="generic")
+    assert_all_match(found.values, generic.values)
+    assert_all_match(found.gradients, generic.gradients)

@@ -64,6 +64,14 @@ class Sgd {
   PB_HD void pullback(const Team& team, Index t, Index size, const T* state, const T* g, T* state_bar,
                       T* g_bar) const {
     const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{}, mu = momentum_ ? momentum_[t] : T{};
+    if (!momentum_ && !lr_bar_ && !weight_decay_bar_) {  // nothing to sum, as in MAML
+      team.for_lanes(size, [=](Index i) {
+        const Lane w_bar = Team::load(state_bar + i), h_bar = -lr * w_bar;
+        Team::store(state_bar + i, w_bar + decay * h_bar);
+        Team::store(g_bar + i, h_bar);
+      });
+      return;
+    }
     const bool nesterov = nesterov_, has_momentum = bool(momentum_), has_gradient = needs_gradient();
     const T* const velocity = state + size;
     T* const velocity_bar = state_bar + size;

@@ -9,7 +9,7 @@
 //   w_bar_l += [A_(l-1) 1]^T D'_l + [A'_(l-1) 0]^T D_l + rho V_l
 //   X_bar += D'_1 W_1^T + D_1 V_1^T,  rho_bar += <V, W>
 //
-// 10 n P operations, and 4 n d size_1 more for X_bar.
+// 12 n P operations, and 4 n d size_1 more for X_bar.
 #pragma once
 
 #include "problems/mlp_network.hpp"

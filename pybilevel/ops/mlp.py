@@ -28,7 +28,7 @@ MLP = Operators(
 def mlp_unroll(*arguments: Any) -> LinearResults:
     """The whole unroll, and the outer objective where there is a query set; arguments in the order of the schema.
 
-    Differentiable once in every tensor. Cost, a task: 6 n P operations a step forward and 12 to 16 n P backward.
+    Differentiable once in every tensor. Cost, a task: 6 n P operations a step forward and 14 to 18 n P backward.
     Memory: the trajectory.
 
     Raises:
