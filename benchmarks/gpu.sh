@@ -7,7 +7,7 @@
 #   test      the whole test suite, the tests marked gpu included
 #   sanitize  compute-sanitizer: all tools on the tiny benchmarks, memcheck and racecheck on the gpu tests too
 #   bench     every case of `python -m benchmarks` at its GPU shape
-#   profile   ncu on our kernels of three cases
+#   profile   ncu on our kernels of five cases
 #   train     the long training runs; DATA=DIR holds omniglot/ and mnist/, else the embedded data are used
 #
 # Small result files go to ${OUT:-benchmarks/results}. One step that fails does not stop the others (but build does);
@@ -76,7 +76,7 @@ run_bench() { "$PYTHON" -m benchmarks --device cuda --json "$OUT/cuda.json"; }
 
 run_profile() {
   local name status=0
-  for name in few-shot-5w1s few-shot-20w5s hyper-cleaning; do
+  for name in few-shot-5w1s few-shot-5w1s-long few-shot-5w1s-wide few-shot-20w5s hyper-cleaning; do
     echo "== $name"
     timeout 180 ncu --clock-control none --kernel-name-base mangled -k regex:$OURS --launch-skip 2 --launch-count 2 \
       --section SpeedOfLight --section Occupancy --section LaunchStats --section WarpStateStats \

@@ -23,7 +23,7 @@ template <class Types, bool kReverse>
 __global__ void __launch_bounds__(kMaxThreads, kSmallBlocks<typename Types::T, Types::kClasses>)
     linear_small_kernel(const __grid_constant__ SmallParams<typename Types::Frame> p) {
   const std::conditional_t<kReverse, SmallReverse<Types>, SmallForward<Types>> half(p);
-  half.run(blockIdx.x);
+  half.run();
 }
 
 // f.template operator()<SmallTypes>() for a variant and its sizes.
@@ -55,6 +55,7 @@ SmallSizes small_sizes(const LinearParams<T>& p) {
                static_cast<int>(p.optimizer.buffers),
                p.steps,
                p.plan_length,
+               p.plan_split,
                0,
                0};
   const Index classes = s.classes <= 5 ? 5 : kSmallClasses, rows = s.rows * classes,
@@ -64,11 +65,16 @@ SmallSizes small_sizes(const LinearParams<T>& p) {
   return s;
 }
 
-// A thread for 48 pieces of 16 bytes of features: two warps for 75 rows of 64, so that eight blocks share a multiprocessor.
+// Threads for the inner products of the features, in tiles of 5 rows of the basis: two warps for 5 and 75 rows of 64
+// features, so that eight blocks share a multiprocessor. The more steps, the fewer: then the recurrences of as many tasks
+// as possible should run side by side. By sizes alone, never by the number of tasks: it decides the order of sums.
 template <class T>
 unsigned small_threads(const LinearParams<T>& p) {
-  const Index pieces = std::max(p.query.rows, p.support.rows) * p.features * Index(sizeof(T)) / 16;
-  return static_cast<unsigned>(std::clamp<Index>(round_up(pieces / 48, 64), 2 * kWarp, kMaxThreads));
+  const Index rows = std::max(p.query.rows, p.support.rows),
+              spans = p.support.rows + (p.w0 ? p.classes : 0),
+              pieces = rows * p.features * Index(sizeof(T)) / 16 * ceil_div(spans, 5),
+              wanted = pieces / (48 * (1 + p.steps / 16));
+  return static_cast<unsigned>(std::clamp<Index>(round_up(wanted, kWarp), 2 * kWarp, kMaxThreads));
 }
 
 template <class T>
@@ -89,6 +95,7 @@ bool fits_small(const LinearParams<T>& params, LinearVariant variant, const Devi
   LinearParams<T> all = params;  // every cotangent is wanted, for the decision to be the same in both halves
   T somewhere;
   all.query.weights_bar.data = all.query.targets_bar.data = &somewhere;
+  all.logits_bar.data = &somewhere;
   const std::size_t most =
       std::max(small_shared_bytes(all, variant, true, false), small_shared_bytes(all, variant, false, false));
   return most <= device.shared_bytes;

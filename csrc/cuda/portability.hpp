@@ -33,6 +33,24 @@ __device__ __forceinline__ T* shared_memory() {
 #endif
 }
 
+/// blockIdx.x and threadIdx.x, read anew: kept from before, they would cost a register that a call in between wants.
+#ifdef PB_CUDA_EMULATOR
+inline unsigned block_index() { return blockIdx.x; }
+inline unsigned thread_index() { return threadIdx.x; }
+#else
+__device__ __forceinline__ unsigned block_index() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+}
+
+__device__ __forceinline__ unsigned thread_index() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+#endif
+
 /// Asks the second-level cache for the line of p, which nothing waits for.
 __device__ __forceinline__ void prefetch([[maybe_unused]] const void* p) {
 #ifndef PB_CUDA_EMULATOR

@@ -118,14 +118,18 @@ struct RowTeam {
     __syncwarp();
   }
 
-  /// Row j of what was published; kWarpSize: the tail.
-  __device__ __forceinline__ void published(int j, T (&x)[kPitch]) const {
+  /// The first kCount numbers of row j of what was published; kWarpSize: of the tail.
+  template <int kCount>
+  __device__ __forceinline__ void published(int j, T (&x)[kCount]) const {
+    const T* const row = exchange + j * kPitch;
 #pragma unroll
-    for (int q = 0; q < kPitch; q += kPiece) {
-      const Piece<T> piece = load_piece(exchange + j * kPitch + q);
+    for (int q = 0; q + kPiece <= kCount; q += kPiece) {
+      const Piece<T> piece = load_piece(row + q);
 #pragma unroll
       for (int v = 0; v < kPiece; ++v) x[q + v] = piece.at[v];
     }
+#pragma unroll
+    for (int q = kCount / kPiece * kPiece; q < kCount; ++q) x[q] = row[q];
   }
 
   /// For the lane that holds the bias of a class: the sum of that class over the published rows.

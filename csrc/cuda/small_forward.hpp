@@ -14,33 +14,35 @@ class SmallForward {
 
   __device__ SmallForward(const SmallParams<Frame>& p) : p_(p.params), f_(p.frame), team_{f_.scratch()} {}
 
-  __device__ void run(Index task) const {
+  __device__ void run() const {
     const SmallSizes& s = f_.sizes;
-    prefetch_rows(p_.support.x.matrix(task), s.rows, s.features);
-    prefetch_rows(p_.query.x.matrix(task), s.queries, s.features);
-    const StagedParams<T>& staged = stage(p_, f_, task);
-    load_support(team_, p_, f_, task);
-    load_rows(team_, p_.query, task, s.classes, f_.query(p_).buffers());
+    prefetch_rows(p_.support.x.matrix(task()), s.rows, s.features);
+    prefetch_rows(p_.query.x.matrix(task()), s.queries, s.features);
+    const StagedParams<T>& staged = stage(p_, f_, task());
+    load_support(team_, p_, f_, task());
+    load_rows(team_, p_.query, task(), s.classes, f_.query(p_).buffers());
     team_.dots({s.spans(), s.features, s.spans()}, f_.basis_rows(), f_.basis_rows(),
                {f_.gram(), f_.column, 1});
-    if (warp_in_block() == 0) {
-      recur(staged, task);
+    if (threadIdx.x < kWarp) {
+      recur(staged, task());
     } else {  // their inner products with the basis
-      dots<T>({warps_of_block() - 1, warp_in_block() - 1}, {s.spans(), s.features, s.queries},
-              f_.basis_rows(), p_.query.x.matrix(task), {f_.cross(), s.queries, 1});
+      dots<T>({warps_of_block() - 1, static_cast<int>(thread_index() / kWarp) - 1},
+              {s.spans(), s.features, s.queries}, f_.basis_rows(), p_.query.x.matrix(task()),
+              {f_.cross(), s.queries, 1});
     }
     __syncthreads();
-    write_results(staged, task);
-    if (s.queries > 0 && p_.reversible()) leave_unit_bar(task);
+    write_results(staged, task());
+    if (s.queries > 0 && p_.reversible()) leave_unit_bar(task());
   }
 
  private:
+  __device__ static Index task() { return block_index(); }
   __device__ T* tape(Index task) const { return p_.trajectory + task * f_.sizes.task_tape; }
 
   __device__ void recur(const StagedParams<T>& staged, Index task) const {
     const typename Types::Team team{f_.sizes.rows, f_.exchange()};
     const auto& optimizer = make_optimizer<Types>(f_, team, staged, task);
-    const typename Types::Problem problem(team, make_row_data(p_, f_, task));
+    const typename Types::Problem problem(team, p_, f_, task);
     Registers<Types> registers;
     Arena arena(registers.bytes);
     const typename Types::Driver driver(arena, problem, Types::kBuffers, p_.keep, false);
@@ -141,10 +143,10 @@ class SmallForward {
 
   // The first t for which the model after t steps is not finite; known to the first warp.
   __device__ int first_bad_step(const StagedParams<T>& staged, Index task) const {
-    if (warp_in_block() != 0) return 0;
+    if (threadIdx.x >= kWarp) return 0;
     const typename Types::Team team{f_.sizes.rows, f_.exchange()};
     const auto& optimizer = make_optimizer<Types>(f_, team, staged, task);
-    const typename Types::Problem problem(team, make_row_data(p_, f_, task));
+    const typename Types::Problem problem(team, p_, f_, task);
     Registers<Types> registers;
     Arena arena(registers.bytes);
     const typename Types::Driver driver(arena, problem, Types::kBuffers, p_.keep, false);

@@ -14,21 +14,22 @@ namespace pb::cuda {
 /// Sizes of a small task, the same for both halves.
 struct SmallSizes {
   int rows, queries, features, classes, starts, buffers;  // starts: classes where there is a W0, else 0
-  Index steps, plan;                                      // plan: its ops
+  Index steps, plan, plan_split;                          // plan: its ops
   Index tape, task_tape;  // scalars of a task's states, and of all that it has in the trajectory
 
   __host__ __device__ int spans() const { return rows + starts; }
   __host__ __device__ int all_rows() const { return spans() + (1 + buffers) * classes; }
 };
 
-inline constexpr int kOptimizerBytes = 256, kStagedBytes = 768,
-                     kRowDataBytes = 256;  // room for what the first warp reads
+inline constexpr int kLinearSettings = 3;  // at most, of an optimizer whose step is linear
+inline constexpr int kOptimizerBytes = 256, kStagedBytes = 768;  // room for what the first warp reads
 
 /// The layout, made on the host: offsets in a kernel's parameters, which cost no registers where pointers would. An offset is
 /// in scalars, and negative where there is nothing.
-template <class Scalar, class Loss, int kClassesPadded>
+template <class Scalar, class RowLoss, int kClassesPadded>
 struct SmallFrame {
   using T = Scalar;
+  using Loss = RowLoss;
   using Rows = LinearRows<BlockTeam<T>, Loss>;
   static constexpr int kClasses = kClassesPadded, kPiece = Piece<T>::kSize;
   static constexpr int kPitch = (kClasses + kPiece) / kPiece * kPiece;  // of a row of classes, or a tail
@@ -52,11 +53,11 @@ struct SmallFrame {
     exchange_ = take(kWarpSize * (kPitch + 1));
     optimizer_ = take(kOptimizerBytes / Index(sizeof(T)));
     staged_ = take(kStagedBytes / Index(sizeof(T)));
-    row_data_ = take(kRowDataBytes / Index(sizeof(T)));
     points_ = take((1 + s.buffers) * s.rows * kPitch);
     heads_ = take((1 + s.buffers) * (kClasses + 1));
     residual_ = take(s.queries * kPitch);
-    partial_ = take(Index{parts()} * s.classes * pitch);
+    const bool gathers = !reverse || params.logits_bar;
+    partial_ = take(gathers ? Index{parts()} * s.classes * pitch : 0);
     support_ = take((2 * kClasses + 3) * s.rows);
     Arena query;
     const Rows sizing(query, params.query, s.classes, reverse);
@@ -70,8 +71,9 @@ struct SmallFrame {
       cross_ = take(s.spans() * s.queries);
     }
     if (!staged) return;
-    settings_ = take(kMaxSettings * s.steps);
-    plan_ = take(s.plan * Index(sizeof(PlacedOp)) / Index(sizeof(T)));
+    settings_ = take(kLinearSettings * s.steps);
+    const Index ops = reverse ? s.plan - s.plan_split : s.plan_split;
+    plan_ = take(ops * Index(sizeof(PlacedOp)) / Index(sizeof(T)));
     if (reverse) tape_ = take(s.tape);
   }
 
@@ -93,7 +95,6 @@ struct SmallFrame {
   __device__ T* exchange() const { return at(exchange_); }
   __device__ void* optimizer() const { return at(optimizer_); }
   __device__ void* staged() const { return at(staged_); }
-  __device__ void* row_data() const { return at(row_data_); }
   /// The final state: rows of its point (0) or velocity (1), and the tails.
   __device__ T* point(int buffer, int row) const {
     return at(points_) + (buffer * sizes.rows + row) * kPitch;
@@ -107,9 +108,9 @@ struct SmallFrame {
   __device__ T* bars() const { return at(bars_); }
   __device__ T* model() const { return at(model_); }
   __device__ T* coefficients() const { return at(coefficients_); }
-  __device__ T* settings() const { return at(settings_); }
-  __device__ T* tape() const { return at(tape_); }
-  __device__ PlacedOp* plan() const { return reinterpret_cast<PlacedOp*>(at(plan_)); }
+  __device__ T* settings() const { return settings_ < 0 ? nullptr : at(settings_); }
+  __device__ T* tape() const { return tape_ < 0 ? nullptr : at(tape_); }
+  __device__ PlacedOp* plan() const { return plan_ < 0 ? nullptr : reinterpret_cast<PlacedOp*>(at(plan_)); }
 
   __device__ RowBuffers<T> support() const {
     const int n = sizes.rows;
@@ -130,10 +131,10 @@ struct SmallFrame {
     return place;
   }
 
-  __device__ static T* at(int place) { return place < 0 ? nullptr : shared_memory<T>() + place; }
+  __device__ static T* at(int place) { return shared_memory<T>() + place; }
 
-  int scratch_, basis_, gram_, exchange_, optimizer_, staged_, row_data_, points_, heads_, residual_,
-      partial_, support_, query_;
+  int scratch_, basis_, gram_, exchange_, optimizer_, staged_, points_, heads_, residual_, partial_, support_,
+      query_;
   int gram_bar_ = -1, bars_ = -1, model_ = -1, coefficients_ = -1, cross_ = -1, settings_ = -1, plan_ = -1,
       tape_ = -1;
 };

@@ -15,31 +15,33 @@ class SmallReverse {
 
   __device__ SmallReverse(const SmallParams<Frame>& p) : p_(p.params), f_(p.frame), team_{f_.scratch()} {}
 
-  __device__ void run(Index task) const {
+  __device__ void run() const {
     const SmallSizes& s = f_.sizes;
-    T* const tape = p_.trajectory + task * s.task_tape;
-    prefetch_rows(p_.support.x.matrix(task), s.rows, s.features);
-    const StagedParams<T>& staged = stage(p_, f_, task);
+    T* const tape = p_.trajectory + task() * s.task_tape;
+    prefetch_rows(p_.support.x.matrix(task()), s.rows, s.features);
+    const StagedParams<T>& staged = stage(p_, f_, task());
     if (f_.tape()) copy(tape, s.tape, f_.tape());
     clear();
-    load_support(team_, p_, f_, task);
-    load_bars(task, tape + s.tape);
-    const bool queries = pull_back_query(task);
-    if (queries && p_.logits_bar) gather_extra(task);
+    load_support(team_, p_, f_, task());
+    load_bars(task(), tape + s.tape);
+    const bool queries = pull_back_query(task());
+    if (queries && p_.logits_bar) gather_extra(task());
     team_.dots({s.all_rows(), s.features, s.spans()}, f_.basis_rows(), f_.basis_rows(),
                {f_.gram(), f_.column, 1});
-    if (warp_in_block() == 0) {
-      recur(staged, task, f_.tape() ? f_.tape() : tape);
+    if (threadIdx.x < kWarp) {
+      recur(staged, task(), f_.tape() ? f_.tape() : tape);
     } else if (queries && p_.query.x_bar) {
-      mix<T>({warps_of_block() - 1, warp_in_block() - 1}, {s.queries, s.features, s.classes},
-             {f_.residual(), kPitch, 1}, {f_.model(), f_.pitch}, p_.query.x_bar.matrix(task));
+      mix<T>({warps_of_block() - 1, static_cast<int>(thread_index() / kWarp) - 1},
+             {s.queries, s.features, s.classes}, {f_.residual(), kPitch, 1}, {f_.model(), f_.pitch},
+             p_.query.x_bar.matrix(task()));
     }
     __syncthreads();
-    store_rows(team_, p_.support, task, s.classes, f_.support());
-    store_features(task);
+    store_rows(team_, p_.support, task(), s.classes, f_.support());
+    store_features(task());
   }
 
  private:
+  __device__ static Index task() { return block_index(); }
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
   __device__ static int threads() { return static_cast<int>(blockDim.x); }
 
@@ -118,7 +120,7 @@ class SmallReverse {
     const SmallSizes& s = f_.sizes;
     const typename Types::Team team{s.rows, f_.exchange()};
     const auto& optimizer = make_optimizer<Types>(f_, team, staged, task);
-    typename Types::Problem problem(team, make_row_data(p_, f_, task));
+    typename Types::Problem problem(team, p_, f_, task);
     Registers<Types> registers;
     Arena arena(registers.bytes);
     const typename Types::Driver driver(arena, problem, Types::kBuffers, p_.keep, true);

@@ -19,10 +19,10 @@ struct SmallTypes {
   using T = Scalar;
   using Loss = RowLoss;
   using Team = RowTeam<T, kMostClasses, kStateBuffers>;
-  using Problem = DualRow<T, Loss, kMostClasses, kStateBuffers>;
+  using Frame = SmallFrame<T, Loss, kMostClasses>;
+  using Problem = DualRow<Frame, kStateBuffers>;
   using Optimizer = Step;
   using Driver = Unroll<Team, Problem, Optimizer>;
-  using Frame = SmallFrame<T, Loss, kMostClasses>;
   static constexpr int kClasses = kMostClasses, kBuffers = kStateBuffers, kPart = Team::kPart;
 };
 
@@ -46,21 +46,22 @@ __device__ const StagedParams<T>& stage(const LinearParams<T>& p, const Frame& f
   StagedParams<T>& to = *static_cast<StagedParams<T>*>(f.staged());
   T* const memory = f.settings();
   PlacedOp* const plan = f.plan();
+  const Index begin = f.reverse ? p.plan_split : 0, end = f.reverse ? p.plan_length : p.plan_split;
   const bool first = threadIdx.x == 0;
   if (first) {
     static_cast<UnrollParams&>(to) = p;
     to.optimizer = p.optimizer;
-    if (plan) to.plan = plan;
+    if (plan) to.plan = plan - begin;  // of which only this half is read
   }
 #pragma unroll 1
-  for (int k = 0; k < kMaxSettings; ++k) {
+  for (int k = 0; k < kLinearSettings; ++k) {
     const Batch<const T>& value = p.optimizer.settings[k].value;
     if (!memory || !value) continue;
     T* const values = memory + k * p.steps;
     for (Index t = threadIdx.x; t < p.steps; t += blockDim.x) values[t] = value.vector(task)[t];
     if (first) to.optimizer.settings[k].value = {values, 0, 1};
   }
-  for (Index i = threadIdx.x; plan && i < p.plan_length; i += blockDim.x) plan[i] = p.plan[i];
+  for (Index i = threadIdx.x; plan && begin + i < end; i += blockDim.x) plan[i] = p.plan[begin + i];
   return to;
 }
 
@@ -76,29 +77,6 @@ __device__ const typename Types::Optimizer& make_optimizer(const typename Types:
   if (lane_in_warp() == 0) new (place) Optimizer(team, staged.optimizer, task);
   __syncwarp();
   return *place;
-}
-
-/// What the recurrence reads of a frame, in shared memory itself. For the first warp.
-template <class T, class Frame>
-__device__ const DualRowData<T>& make_row_data(const LinearParams<T>& p, const Frame& f, Index task) {
-  static_assert(sizeof(DualRowData<T>) <= kRowDataBytes);
-  DualRowData<T>& to = *static_cast<DualRowData<T>*>(f.row_data());
-  const SmallSizes& s = f.sizes;
-  if (lane_in_warp() == 0) {
-    to = {s.rows,
-          s.classes,
-          p.bias,
-          p.l2.vector(task)[0],
-          f.support(),
-          f.gram(),
-          s.starts ? f.gram(s.rows) : nullptr,
-          f.column,
-          f.reverse && p.support.x_bar ? f.gram_bar() : nullptr,
-          f.reverse && s.starts ? f.z0_bar() : nullptr,
-          s.starts && p.bias ? p.w0.matrix(task)[s.features] : nullptr};
-  }
-  __syncwarp();
-  return to;
 }
 
 /// X and W0^T to the basis, targets and weights of the support set. Ends with a barrier.

@@ -11,9 +11,9 @@ namespace pb::cuda {
 
 inline constexpr int kWarpSize = static_cast<int>(kWarp);
 
-__device__ __forceinline__ int lane_in_warp() { return static_cast<int>(threadIdx.x) % kWarpSize; }
-__device__ __forceinline__ int warp_in_block() { return static_cast<int>(threadIdx.x) / kWarpSize; }
-__device__ __forceinline__ int warps_of_block() { return static_cast<int>(blockDim.x) / kWarpSize; }
+__device__ __forceinline__ int lane_in_warp() { return static_cast<int>(threadIdx.x % kWarp); }
+__device__ __forceinline__ int warp_in_block() { return static_cast<int>(threadIdx.x / kWarp); }
+__device__ __forceinline__ int warps_of_block() { return static_cast<int>(blockDim.x / kWarp); }
 
 /// The warps that share a product, of one block or of the whole grid, and which of them this one is.
 struct Warps {
