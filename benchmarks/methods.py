@@ -22,6 +22,7 @@ from benchmarks.meter import Meter
 CASES = ((20, 16), (200, 1), (200, 16), (200, 256))
 """T and the number of groups; P is one more."""
 METHODS: dict[str, dict[str, Any]] = {
+    "Reverse": {"method": pb.Reverse()},
     "Reverse, StoreAll": {"method": pb.Reverse(), "memory": pb.StoreAll()},
     "Reverse, Revolve(5)": {"method": pb.Reverse(), "memory": pb.Revolve(5)},
     "Reverse, last 10 steps": {"method": pb.Reverse(truncate=10)},
