@@ -55,7 +55,7 @@ def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels
 
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
-@pytest.mark.parametrize("precision", ["float", "double"])
+@pytest.mark.parametrize("precision", ["float", pytest.param("double", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_do_not_spill(tmp_path: Path, kernel: str, precision: str) -> None:
     """No register spills and no stack frames, for every architecture."""
