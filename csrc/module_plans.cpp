@@ -43,8 +43,7 @@ void bind_plans(py::module_& m) {
       "periodic", [](std::int64_t steps, std::int64_t every) { return packed(periodic(steps, every)); },
       py::arg("steps"), py::arg("every"));
   m.def("revolve_advances", &revolve_advances, py::arg("steps"), py::arg("slots"));
-  m.def(
-      "slots_used", [](const py::bytearray& ops) { return slots_used(unpacked(ops)); }, py::arg("ops"));
+  m.def("slots_used", [](const py::bytearray& ops) { return slots_used(unpacked(ops)); }, py::arg("ops"));
   m.def("op_text", &op_text, py::arg("op"), "An op in words, such as 'ADVANCE 3'.");
   m.def(
       "check_plan",

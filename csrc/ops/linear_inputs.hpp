@@ -24,7 +24,8 @@ namespace pb {
       const std::optional<at::Tensor>&query_y, const std::optional<at::Tensor>&query_weights,              \
       std::string_view loss, std::string_view coordinates, std::string_view regime,                        \
       std::string_view optimizer, Index classes, bool bias, double scale, double query_scale, Index flags, \
-      Index buffers, Index start, Index steps, const at::Tensor &plan, Index slots, Index reversed, bool keep
+      Index buffers, Index start, Index steps, const at::Tensor &plan, Index slots, Index reversed,        \
+      bool keep
 #define PB_LINEAR_NAMES                                                                                \
   x, y, weights, l2, w0, buffers0, {&setting0, &setting1, &setting2, &setting3, &setting4}, query_x,   \
       query_y, query_weights, loss, coordinates, regime, optimizer, classes, bias, scale, query_scale, \
