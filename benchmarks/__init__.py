@@ -14,5 +14,7 @@ Floors, each importing only those above it:
     charts.py      bars and curves
     report.py      a result record as tables, JSON, Markdown and charts
     against.py     two result records: who is slower, the drift of the machine taken out
-    spectral.py, coordinates.py    tables of their own: the figures of docs/spectral.md and of engine/select.py
+    networks.py    inner problems without a fused kernel, built of architectures.py
+    spectral.py, coordinates.py, methods.py    tables of their own: the figures of docs/spectral.md, of
+                   engine/select.py and of docs/methods.md (meter.py: its peaks)
 """

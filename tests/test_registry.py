@@ -14,6 +14,7 @@ from pybilevel import _C
 from pybilevel.engine.native import NATIVE
 from pybilevel.problems import LinearProblem
 from pybilevel.problems.activations import ACTIVATIONS
+from pybilevel.problems.mlp import _ROW_LOSSES
 
 CSRC = Path(__file__).parent.parent / "csrc"
 ROW = re.compile(r"^PB_(LOSS|COORDINATES|ACTIVATION|OPTIMIZER)\((\w+), (\w+)(?:, (\w+))?\)$", re.MULTILINE)
@@ -60,6 +61,10 @@ def test_every_row_has_a_python_class() -> None:
     assert sorted(problem_classes()) == sorted(names("LOSS"))
     assert set(names("OPTIMIZER")) == {one.name for one in NATIVE} == set(optimizers())
     assert list(ACTIVATIONS) == names("ACTIVATION")
+
+
+def test_every_loss_has_a_name_on_perceptrons() -> None:
+    assert sorted(native for native, _ in _ROW_LOSSES.values()) == sorted(names("LOSS"))
 
 
 def test_the_module_tells_the_rows() -> None:

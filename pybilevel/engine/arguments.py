@@ -169,7 +169,8 @@ def _initial(inner: Inner, w0: Any, state: State | None) -> Any:
         return inner.check_w0(w0)
     if w0 is None:
         raise ValueError(
-            "w0 is None: a callable inner loss needs initial parameters, a tensor or a pytree of tensors"
+            "w0 is None: a callable inner loss needs initial parameters, a tensor or a pytree of tensors "
+            "(of a pb.ModuleLoss: inner.parameters())"
         )
     _check_pytree_w0(w0)
     return w0

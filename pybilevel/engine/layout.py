@@ -149,8 +149,8 @@ def _excluded(call: Call, problem: LinearProblem, size: LinearSize, buffers: int
     name = call.optimizer.name
     if not OPTIMIZERS[name].linear:
         return {
-            "dual": f"the step of {name} is not linear: primal coordinates only",
-            "normal": "normal ones too",
+            "dual": f"dual coordinates need a step that is linear, which that of {name} is not",
+            "normal": "normal ones do not have it",
         }
     found: dict[Coordinates, str] = {}
     if problem.loss != "squared":

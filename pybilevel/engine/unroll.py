@@ -91,7 +91,7 @@ def unroll(
 
     Raises:
         ValueError, TypeError: an argument is wrong; the text names it, its value and the remedy.
-        NotImplementedError: a part that this version does not have.
+        NotImplementedError, RuntimeError: in the backward, with create_graph=True: gradients of gradients.
         BackendError: backend="fused" cannot run the call; the text lists every reason.
         DivergenceError: an iterate is not finite (checked on CPU only); `.step` is the first.
 

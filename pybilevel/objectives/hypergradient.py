@@ -99,7 +99,9 @@ def _default(inner: Any, hparams: Any) -> tuple[str, Any]:
     if hparams is not None:
         return "hparams", hparams
     if not isinstance(inner, Problem):
-        raise ValueError("wrt is None and so is hparams: pass the tensors to differentiate in as wrt")
+        raise ValueError(
+            "wrt is None and so is hparams: pass the tensors to differentiate in as wrt, such as wrt=(w0, lr)"
+        )
     return "inner", {name: tensor for name, tensor in inner.tensors().items() if tensor.requires_grad}
 
 
@@ -112,7 +114,8 @@ def _check_wanted(name: str, tree: Any) -> None:
     if not wanted:
         raise ValueError(
             f"there is nothing to differentiate in: {name} holds no floating tensor that requires a gradient. Call "
-            "requires_grad_() on a tensor, or pass wrt, a tensor or a container of tensors"
+            "requires_grad_() on a tensor, or pass wrt, a tensor or a container of tensors; w0 and optimizer settings "
+            "count only there: wrt=(w0, lr)"
         )
     for path, leaf in wanted:
         if not leaf.requires_grad:
