@@ -10,7 +10,7 @@ from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
 from pybilevel.methods import Forward, Implicit, Reverse, Spectral
 from pybilevel.optimizers import SGD
-from pybilevel.problems import SoftmaxRegression
+from pybilevel.problems import ModuleLoss, SoftmaxRegression
 from pybilevel.schedules import Periodic, Revolve, StoreAll
 
 X, Y = torch.randn(2, 5, 4), torch.arange(10).reshape(2, 5) % 3
@@ -44,6 +44,17 @@ CASES = {
         ValueError,
         "a fused problem holds its own tensors",
     ),
+    "loss without its batch": (
+        lambda: run(lambda w: w.sum(), batches=torch.ones(3, 2)),
+        TypeError,
+        r"called as loss\(w, batch\), but takes \(w\).*a batch last",
+    ),
+    "loss of a ModuleLoss": (
+        lambda: run(ModuleLoss(NET, lambda model: W.sum()), batches=torch.ones(3, 2)),
+        TypeError,
+        r"called as loss\(model, batch\), but takes \(model\)",
+    ),
+    "a module": (lambda: run(NET, batches=torch.ones(3, 2)), TypeError, r"needs a loss, pb.ModuleLoss"),
     "loss a vector": (
         lambda: run(lambda w: w),
         ValueError,

@@ -1,6 +1,7 @@
 """The arguments of `unroll`: every check before anything is computed, and the `Call` that comes of them."""
 
 from collections.abc import Callable
+from inspect import signature
 from operator import index
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from pybilevel.engine.tasks import normalise as normalise_tasks
 from pybilevel.methods import Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
-from pybilevel.problems import Problem
+from pybilevel.problems import ModuleLoss, Problem
 from pybilevel.schedules import Schedule, parse_bytes
 
 BACKENDS = ("auto", "fused", "generic")
@@ -57,6 +58,8 @@ def normalise(
     if state is not None:
         state.check(optimizer)
     found = _batches(batches, inner, steps)
+    if steps and not isinstance(inner, Problem):
+        _check_signature(inner, hparams is not None, found is not None)
     mapped: Tasks | None = None
     if in_dims is not None:
         _check_mappable(inner, in_dims)
@@ -102,6 +105,27 @@ def _batches(batches: Any, inner: Inner, steps: int) -> Batches | None:
     if isinstance(inner, Problem):
         check_rows(found, inner, steps)
     return found
+
+
+def _check_signature(inner: Callable[..., Any], hparams: bool, batches: bool) -> None:
+    """Raise TypeError unless `inner` (of a ModuleLoss, its loss) takes the arguments that a step gives it."""
+    called, roles = inner, ["w", *["hparams"] * hparams, *["batch"] * batches]
+    if isinstance(inner, ModuleLoss):
+        called, roles[0] = inner.loss, "model"
+    elif isinstance(inner, torch.nn.Module):
+        called = inner.forward
+    try:
+        expected = signature(called)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        expected.bind(*roles)
+    except TypeError as error:
+        raise TypeError(
+            f"inner is called as loss({', '.join(roles)}), but takes {expected} ({error}): hparams come second "
+            "where there are any, a batch last where there are batches; a torch.nn.Module needs a loss, "
+            "pb.ModuleLoss(net, loss)"
+        ) from None
 
 
 def _check_mappable(inner: Inner, in_dims: Any) -> None:
