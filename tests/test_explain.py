@@ -113,6 +113,11 @@ def test_coordinates_and_peak_are_those_of_the_layout(name):
     assert (bought.slots, bought.peak_memory) == (3, explained.peak_memory)
 
 
+def test_a_hypergradient_is_its_objective():
+    found = pb.explain(pb.hypergradient, INNER, OUTER, wrt=X, verify=True, **RULE)
+    assert found == pb.explain(pb.ho_objective, INNER, OUTER, **RULE)
+
+
 def test_an_outer_loss_of_another_kind_is_a_reason_and_the_inner_run_is_still_fused():
     outer = pb.LeastSquares(Q, V, num_classes=3)
     explained = pb.explain(pb.ho_objective, INNER, outer, **RULE)

@@ -10,6 +10,7 @@ from pybilevel.engine.explain import explain_call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.fused import describe_layout, layout_of
 from pybilevel.engine.unroll import unroll
+from pybilevel.objectives.hypergradient import hypergradient
 from pybilevel.objectives.hyperopt import check_levels, ho_objective
 from pybilevel.objectives.meta import ml_objective, problem_pair
 from pybilevel.objectives.outer import pair_up
@@ -20,7 +21,8 @@ def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """How `verb(*args, **kwargs)` would run: `print(pb.explain(pb.unroll, inner, steps=10, optimizer=...))`.
 
     Args:
-        verb: `pb.unroll`, `pb.ml_objective` or `pb.ho_objective`; the other arguments are its own.
+        verb: `pb.unroll`, `pb.ml_objective`, `pb.ho_objective` or `pb.hypergradient` (without what verify=True adds);
+            the other arguments are its own.
 
     Returns:
         An object with fields (backend, coordinates, regime, reasons, schedule, flops, peak_memory, ...) that prints
@@ -35,9 +37,12 @@ def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         return explain_call(normalise(*args, **kwargs))
     if verb is ml_objective:
         return _explain_meta(args, kwargs)
-    if verb is ho_objective:
-        return _explain_hyperopt(args, kwargs)
-    raise TypeError(f"explain knows pb.unroll, pb.ml_objective and pb.ho_objective, got {verb!r}")
+    if verb in (ho_objective, hypergradient):
+        of_its_own = ("wrt", "verify") if verb is hypergradient else ()
+        return _explain_hyperopt(args, {k: v for k, v in kwargs.items() if k not in of_its_own})
+    raise TypeError(
+        f"explain knows pb.unroll, pb.ml_objective, pb.ho_objective and pb.hypergradient, got {verb!r}"
+    )
 
 
 def _explain_meta(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
