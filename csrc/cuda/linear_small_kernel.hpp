@@ -70,8 +70,7 @@ SmallSizes small_sizes(const LinearParams<T>& p) {
 // as possible should run side by side. By sizes alone, never by the number of tasks: it decides the order of sums.
 template <class T>
 unsigned small_threads(const LinearParams<T>& p) {
-  const Index rows = std::max(p.query.rows, p.support.rows),
-              spans = p.support.rows + (p.w0 ? p.classes : 0),
+  const Index rows = std::max(p.query.rows, p.support.rows), spans = p.support.rows + (p.w0 ? p.classes : 0),
               pieces = rows * p.features * Index(sizeof(T)) / 16 * ceil_div(spans, 5),
               wanted = pieces / (48 * (1 + p.steps / 16));
   return static_cast<unsigned>(std::clamp<Index>(round_up(wanted, kWarp), 2 * kWarp, kMaxThreads));

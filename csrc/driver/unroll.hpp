@@ -91,8 +91,8 @@ class Unroll {
 
  private:
   // `slot`: the last one that an op has named.
-  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op, Index& slot,
-                 T* trajectory) const {
+  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op,
+                 Index& slot, T* trajectory) const {
     if (op.code() == OpCode::kAdvance) {
       T* const to_keep = kept(trajectory, op.kept() ? slot : -1);
       return advance(team, problem, optimizer, op.step(), op.operand(), nullptr, to_keep);
