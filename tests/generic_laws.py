@@ -28,6 +28,17 @@ def gradients(w, inputs):
     }
 
 
+def assert_same_run(run, other, inputs):
+    """Bitwise, of pairs (w, state): values, buffers and every hypergradient, and again in a second backward."""
+    for a, b in zip(*(pytree.tree_leaves((w, state.buffers)) for w, state in (run, other)), strict=True):
+        assert torch.equal(a, b)
+    expected = gradients(other[0], inputs)
+    for _ in range(2):
+        found = gradients(run[0], inputs)
+        for name in inputs:
+            assert torch.equal(found[name], expected[name]), name
+
+
 def generic(
     inner, w0, hparams=None, *, steps=STEPS, lr, momentum=0.0, nesterov=False, weight_decay=0.0, **kwargs
 ):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from custom_functions import OnceSine, Square
 from generic_laws import STEPS, assert_law, generic, gradients, leaf
 from tolerance import assert_matches
 
@@ -57,17 +58,6 @@ def test_attributes_and_methods_capture_too():
     assert_law(inner, w0, inputs={"w0": w0, "center": inner.center}, lr=0.1)
 
 
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, bar):
-        return 2 * ctx.saved_tensors[0] * bar
-
-
 def test_a_capture_that_cannot_be_replaced_is_an_error_that_names_it():
     net = torch.nn.Linear(4, 1).double()
     with pytest.raises(ValueError, match=r"inner uses weight \[1, 4\] torch.float64 in a way that hides it"):
@@ -91,29 +81,10 @@ def test_a_custom_function_of_the_parameters_is_fine():
     assert_law(lambda w, h: (Square.apply(w) * h).sum(), w0, h, inputs={"w0": w0, "h": h}, lr=0.1)
 
 
-class OnceSin(torch.autograd.Function):
-    """Sine without a second backward, but with forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, bar):
-        return ctx.saved_tensors[0].cos() * bar
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return ctx.saved_tensors[0].cos() * tangent
-
-
 def test_without_second_backward_forward_mode_takes_over_once_and_says_so():
     w0, h = leaf(4), leaf(4)
     with pytest.warns(UserWarning, match="no second backward") as seen:
-        w = generic(lambda w, h: (OnceSin.apply(w) * h + w * w * h).sum(), w0, h, lr=0.1)
+        w = generic(lambda w, h: (OnceSine.apply(w) * h + w * w * h).sum(), w0, h, lr=0.1)
         found = gradients(w, {"w0": w0, "h": h})
     assert sum("no second backward" in str(warning.message) for warning in seen) == 1
     exact, _ = oracle.unroll(lambda w, h: (w.sin() * h + w * w * h).sum(), w0, h, steps=STEPS, lr=0.1)

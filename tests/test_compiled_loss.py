@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from custom_functions import Square
 from generic_laws import STEPS, assert_law, generic, leaf
 from module_cases import X, Y, criterion
 from torch import nn
@@ -112,17 +113,6 @@ def test_a_compiled_module_loss_says_what_to_compile():
     inner = ModuleLoss(nn.Linear(4, 3).double(), criterion)
     with pytest.raises(TypeError, match=r"pb.ModuleLoss\(torch.compile\(net\), loss\)"):
         unroll(torch.compile(inner), inner.parameters(), steps=2, optimizer=SGD(0.1), batches=(X[:2], Y[:2]))
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, bar):
-        return 2 * ctx.saved_tensors[0] * bar
 
 
 def test_a_hidden_capture_is_an_error_here_too(compiler):

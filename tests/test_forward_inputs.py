@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from custom_functions import NoVmap, OnceSine
 from forward_cases import Clipped, assert_is_reverse, assert_same, forward
 from generic_laws import STEPS, leaf
 
@@ -47,20 +48,6 @@ def test_a_loss_that_does_not_depend_on_anything():
     assert_is_reverse(lambda w, h: w.sum(), w0, h, inputs, optimizer=pb.SGD(lr))
 
 
-class NoVmap(torch.autograd.Function):
-    """sin whose backward reads a value, which vmap cannot."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, bar):
-        (x,) = ctx.saved_tensors
-        return bar * x.cos() * (1.0 if bar.sum().item() != 1e9 else 2.0)
-
-
 def test_no_rule_for_vmap_is_announced():
     w0, h = leaf(4), leaf(4)
 
@@ -73,31 +60,10 @@ def test_no_rule_for_vmap_is_announced():
     assert_same(w, exact, {"w0": w0, "h": h})
 
 
-class Once(torch.autograd.Function):
-    """sin with a forward derivative and without a second backward."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, bar):
-        (x,) = ctx.saved_tensors
-        return bar * x.cos()
-
-    @staticmethod
-    def jvp(ctx, dot):
-        (x,) = ctx.saved_tensors
-        return dot * x.cos()
-
-
 def test_no_second_backward_is_announced():
     w0, h = leaf(4), leaf(4)
     with pytest.warns(UserWarning, match="no second backward.*once_differentiable"):
-        w = forward(lambda w, h: (Once.apply(w) * h).sum(), w0, h)
+        w = forward(lambda w, h: (OnceSine.apply(w) * h).sum(), w0, h)
     exact = pb.unroll(lambda w, h: (w.sin() * h).sum(), w0, h, steps=STEPS, optimizer=pb.SGD(0.1, 0.5))
     assert_same(w, exact, {"w0": w0, "h": h})
 
@@ -131,7 +97,7 @@ class Forwards(Clipped):
     """Its step has a forward derivative only."""
 
     def step(self, w, g, buffers, settings):
-        return Once.apply(w - settings["lr"] * g), ()
+        return OnceSine.apply(w - settings["lr"] * g), ()
 
 
 @pytest.mark.parametrize("optimizer", [Unbatched, Forwards])

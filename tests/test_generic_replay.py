@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from custom_functions import Sine
 from generic_laws import STEPS, assert_law, generic, gradients, leaf
 from tolerance import assert_matches
 
@@ -58,19 +59,6 @@ def test_another_captured_number_is_an_error():
     scale = 2.0
     with pytest.raises(RuntimeError, match=r"inner gives another value.*a number that it captures"):
         outer.backward()
-
-
-class Sine(torch.autograd.Function):
-    """Its result is no torch call's, so it seems to come from outside, new at every call."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, bar):
-        return ctx.saved_tensors[0].cos() * bar
 
 
 def test_caches_branches_custom_functions_and_two_backwards_are_fine():

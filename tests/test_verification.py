@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from custom_functions import Detached, Doubled, Sine
 from generic_laws import leaf, network, network_case
 from optimizer_cases import CASES
 from optimizer_settings import settings_of, solver
@@ -115,50 +116,12 @@ def test_a_rate_at_convergence_is_rounding_and_no_error():
 
 
 def test_second_backward_only_is_checked_by_central_differences():
-    class Sine(torch.autograd.Function):
-        """sin without a forward derivative."""
-
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x.sin()
-
-        @staticmethod
-        def backward(ctx, bar):
-            return bar * ctx.saved_tensors[0].cos()
-
     h = leaf(4)
     found = verified(lambda w, h: (Sine.apply(w * h)).sum(), outer, W0, h)
     assert found.verification.means == "central differences"
 
 
 # ------------------------------------------------------------------------------------------------ wrong ones do not
-
-
-class Detached(torch.autograd.Function):
-    """sin whose backward is right once, and has no derivative in x: a value read from outside of the graph."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, bar):
-        return bar * torch.from_numpy(ctx.saved_tensors[0].detach().numpy()).cos()
-
-
-class Doubled(torch.autograd.Function):
-    """sin with a wrong backward."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, bar):
-        return 2 * bar * ctx.saved_tensors[0].cos()
 
 
 @pytest.mark.parametrize("method", [pb.Reverse(), pb.Forward()], ids=lambda m: m.name)
