@@ -20,13 +20,12 @@ from pybilevel.engine.directions import Directions, Rows, carries, directions
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
-from pybilevel.engine.generic import autocast_now, finite, first_bad_step, once
+from pybilevel.engine.generic import autocast_now, check_divergence, once, refuse_inference_mode
 from pybilevel.engine.iterate import Iterate, Moment
 from pybilevel.engine.one_way import in_reverse_mode
 from pybilevel.engine.state import State
 from pybilevel.engine.step_tangents import StepTangents
 from pybilevel.engine.tangents import Tangents
-from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
 from pybilevel.schedules import format_bytes
 
@@ -47,8 +46,7 @@ def run(call: Call) -> tuple[Any, State]:
         ValueError: P tangents exceed the memory of the call.
         DivergenceError: on CPU, if an iterate is not finite.
     """
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("pb.Forward takes gradients, which torch.inference_mode forbids: use no_grad")
+    refuse_inference_mode("pb.Forward")
     dynamics = Dynamics(call)
     found = directions(call, dynamics)
     if not torch.is_grad_enabled() or not found.tangents.blocks:
@@ -57,8 +55,7 @@ def run(call: Call) -> tuple[Any, State]:
     with dynamics.streams.forward():
         last, tangents = sweep.run()
     dynamics.streams.check()
-    if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(dynamics, sweep.steps))
+    check_divergence(dynamics, last, sweep.steps)
     sources = [block.source for block in tangents.blocks]
     last = Iterate.like(last, _Tangent.apply(tangents, last.flat(), *sources))  # type: ignore[no-untyped-call]
     w, state = dynamics.finish(last, call.start + sweep.steps)

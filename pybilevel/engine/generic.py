@@ -30,10 +30,7 @@ def run(call: Call) -> tuple[Any, State]:
     Raises:
         DivergenceError: on CPU, if an iterate is not finite.
     """
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "the generic engine takes gradients, which torch.inference_mode forbids: use no_grad"
-        )
+    refuse_inference_mode("the generic engine")
     dynamics = Dynamics(call)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
@@ -46,8 +43,7 @@ def run(call: Call) -> tuple[Any, State]:
         )
     dynamics.streams.check()
     last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
-    if call.device.type == "cpu" and not finite(last.w):
-        raise DivergenceError(first_bad_step(dynamics, machine.steps))
+    check_divergence(dynamics, last, machine.steps)
     return dynamics.finish(last, call.start + machine.steps)
 
 
@@ -67,20 +63,31 @@ def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differ
     return Machine(*parts)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def first_bad_step(dynamics: Dynamics, steps: int) -> int:
+def refuse_inference_mode(what: str) -> None:
+    """RuntimeError under torch.inference_mode."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{what} takes gradients, which torch.inference_mode forbids: use no_grad")
+
+
+def check_divergence(dynamics: Dynamics, last: Iterate, steps: int) -> None:
+    """DivergenceError, on CPU, if the iterate after `steps` steps is not finite."""
+    if last.w[0].device.type == "cpu" and not _finite(last.w):
+        raise DivergenceError(_first_bad_step(dynamics, steps))
+
+
+def _first_bad_step(dynamics: Dynamics, steps: int) -> int:
     """Re-runs a call that diverged: the index t of the first iterate w_t that is not finite (`steps` if none is)."""
     theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
     now = dynamics.start.detach()
     with torch.no_grad(), dynamics.streams.undisturbed():
         for t in range(steps):
-            if not finite(now.w):
+            if not _finite(now.w):
                 return t
             now = dynamics.advance(t, now, theta, settings)
     return steps
 
 
-def finite(tensors: tuple[Tensor, ...]) -> bool:
+def _finite(tensors: tuple[Tensor, ...]) -> bool:
     """Whether every value is finite."""
     return all(bool(x.isfinite().all()) for x in tensors)
 

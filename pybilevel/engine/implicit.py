@@ -18,7 +18,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
-from pybilevel.engine.generic import autocast_now, once
+from pybilevel.engine.generic import autocast_now, once, refuse_inference_mode
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.one_way import forward_half, runs_fused
 from pybilevel.engine.solvers import Product, System, solve
@@ -60,8 +60,7 @@ def run(call: Call) -> tuple[Any, State]:
         ValueError: the inner loss draws random numbers.
         DivergenceError: on CPU, if an iterate is not finite.
     """
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("pb.Implicit takes gradients, which torch.inference_mode forbids: use no_grad")
+    refuse_inference_mode("pb.Implicit")
     if not torch.is_grad_enabled():
         return forward_half(call)
     dynamics = Dynamics(call)

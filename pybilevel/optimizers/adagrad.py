@@ -9,7 +9,7 @@ from torch import Tensor
 from pybilevel.checks import check_floating, check_range, is_number, is_zero
 from pybilevel.optimizers.arithmetic import next_count, no_steps, root
 from pybilevel.optimizers.base import Buffers
-from pybilevel.optimizers.settings import Setting, check_setting, show
+from pybilevel.optimizers.settings import Setting, check_setting, show, used
 
 
 class Adagrad:
@@ -71,12 +71,7 @@ class Adagrad:
 
     def settings(self) -> dict[str, Any]:
         """lr, eps, and lr_decay and weight_decay unless they are the number 0."""
-        found = {"lr": self.lr, "eps": self.eps}
-        if self.has_lr_decay:
-            found["lr_decay"] = self.lr_decay
-        if self.has_weight_decay:
-            found["weight_decay"] = self.weight_decay
-        return found
+        return used(self, ("lr", "eps"), ("lr_decay", "weight_decay"))
 
     def init(self, w: Tensor) -> Buffers:
         """The initial accumulator, and the count of steps, 0, with lr_decay."""

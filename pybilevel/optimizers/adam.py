@@ -16,7 +16,7 @@ from pybilevel.optimizers.arithmetic import (
     root,
 )
 from pybilevel.optimizers.base import Buffers
-from pybilevel.optimizers.settings import Setting, check_pair, check_setting, show
+from pybilevel.optimizers.settings import Setting, check_pair, check_setting, show, used
 
 
 class Adam:
@@ -75,8 +75,7 @@ class Adam:
 
     def settings(self) -> dict[str, Any]:
         """lr, beta1, beta2, eps, and weight_decay unless that is the number 0."""
-        found = {"lr": self.lr, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-        return found | ({"weight_decay": self.weight_decay} if self.has_weight_decay else {})
+        return used(self, ("lr", "beta1", "beta2", "eps"), ("weight_decay",))
 
     def init(self, w: Tensor) -> Buffers:
         """Zero moments, and the count of steps, 0."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from pybilevel.checks import is_zero
 from pybilevel.optimizers.arithmetic import complement, mix_square, root
 from pybilevel.optimizers.base import Buffers
-from pybilevel.optimizers.settings import Setting, check_setting, show
+from pybilevel.optimizers.settings import Setting, check_setting, show, used
 
 
 class RMSprop:
@@ -73,12 +73,7 @@ class RMSprop:
 
     def settings(self) -> dict[str, Any]:
         """lr, alpha, eps, and weight_decay and momentum unless they are the number 0."""
-        found = {"lr": self.lr, "alpha": self.alpha, "eps": self.eps}
-        if self.has_weight_decay:
-            found["weight_decay"] = self.weight_decay
-        if self.has_momentum:
-            found["momentum"] = self.momentum
-        return found
+        return used(self, ("lr", "alpha", "eps"), ("weight_decay", "momentum"))
 
     def init(self, w: Tensor) -> Buffers:
         """Zeros."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pybilevel.checks import check_floating, check_range, is_number
+from pybilevel.checks import check_floating, check_range, is_number, is_zero
 
 Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors shaped like w0
 
@@ -40,6 +40,12 @@ def check_pair(name: str, pair: Any, *, below: float) -> tuple[Setting, Setting]
     for i, value in enumerate(pair):
         check_setting(f"{name}[{i}]", value, below=below)
     return pair[0], pair[1]
+
+
+def used(optimizer: object, always: Sequence[str], unless_zero: Sequence[str]) -> dict[str, Any]:
+    """The settings of an optimizer by name, without those of `unless_zero` that are the number 0: no step uses them."""
+    found = {name: getattr(optimizer, name) for name in (*always, *unless_zero)}
+    return {name: value for name, value in found.items() if name in always or not is_zero(value)}
 
 
 def is_elementwise(value: Setting, tasks: Sequence[int]) -> bool:
