@@ -228,6 +228,8 @@ def test_the_figures_of_the_coordinates_are_made() -> None:
     (*squared, softmax) = (row.split("|")[2:-1] for row in table.splitlines()[2:])
     assert all(0 < float(error) < 5e-6 for error in squared[0])
     assert [bool(error.strip()) for error in softmax] == [True, True, False]
+    errors = coordinates.effect_of_t(Shape(n=20, m=10, d=16, c=7, steps=9)).splitlines()[2].split("|")[2:-1]
+    assert len(errors) == 3 and all(0 < float(error) < 5e-6 for error in errors)
     assert len(coordinates.lanes([(3, 3)], tasks=32, repeats=1).splitlines()) == 3
 
 
