@@ -84,7 +84,7 @@ constexpr LinearEntries<T> kEntries{tape_size<T>, scratch_bytes<T>, run<T, false
 
 namespace pb {
 
-extern const LinearKernels PB_TABLE(PB_ISA) = {PB_NAME(PB_ISA), kPackBytes, kEntries<float>,
-                                               kEntries<double>};
+extern const LinearKernels PB_TABLE(PB_ISA) = {
+    {kEntries<float>, kEntries<double>}, PB_NAME(PB_ISA), kPackBytes};
 
 }  // namespace pb

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <string_view>
-#include <type_traits>
 
 #include "cpu/parallel.hpp"
+#include "cpu/precisions.hpp"
 #include "driver/linear_variant.hpp"
 #include "problems/linear_params.hpp"
 
@@ -33,20 +33,9 @@ struct LinearEntries {
   void (*reverse)(const LinearParams<T>&, LinearVariant, Regime, const Parallel&);
 };
 
-struct LinearKernels {
+struct LinearKernels : Precisions<LinearEntries> {
   const char* isa;
   int pack_bytes;
-  LinearEntries<float> in_float;
-  LinearEntries<double> in_double;
-
-  template <class T>
-  const LinearEntries<T>& in() const {
-    if constexpr (std::is_same_v<T, float>) {
-      return in_float;
-    } else {
-      return in_double;
-    }
-  }
 };
 
 extern const LinearKernels linear_kernels_baseline;

@@ -16,19 +16,7 @@ struct MlpEntries {
   void (*reverse)(const MlpParams<T>&, MlpVariant, Regime, const Parallel&);
 };
 
-struct MlpKernels {
-  MlpEntries<float> in_float;
-  MlpEntries<double> in_double;
-
-  template <class T>
-  const MlpEntries<T>& in() const {
-    if constexpr (std::is_same_v<T, float>) {
-      return in_float;
-    } else {
-      return in_double;
-    }
-  }
-};
+using MlpKernels = Precisions<MlpEntries>;
 
 extern const MlpKernels mlp_kernels_baseline;
 extern const MlpKernels mlp_kernels_avx2;

@@ -1,10 +1,9 @@
 // Entry points of one step of an inner optimizer over any number of parameter tensors, one table per instruction set.
 #pragma once
 
-#include <type_traits>
-
 #include "core/setting.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/precisions.hpp"
 #include "driver/inner_optimizer.hpp"
 
 namespace pb {
@@ -29,19 +28,7 @@ struct OptimizerEntries {
                    double (&bars)[kMaxSettings], const Parallel&);
 };
 
-struct OptimizerKernels {
-  OptimizerEntries<float> in_float;
-  OptimizerEntries<double> in_double;
-
-  template <class T>
-  const OptimizerEntries<T>& in() const {
-    if constexpr (std::is_same_v<T, float>) {
-      return in_float;
-    } else {
-      return in_double;
-    }
-  }
-};
+using OptimizerKernels = Precisions<OptimizerEntries>;
 
 extern const OptimizerKernels optimizer_kernels_baseline;
 extern const OptimizerKernels optimizer_kernels_avx2;

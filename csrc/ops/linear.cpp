@@ -4,7 +4,6 @@
 //   pybilevel::linear_unroll_backward   every cotangent, by the reverse half of the plan; may overwrite the trajectory
 //
 // pybilevel/ops/linear.py documents the arguments, and adds the fake and autograd registrations.
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -57,34 +56,23 @@ struct LinearEngine {
       return scratch_bytes_cuda(call.params, call.variant, call.regime == Regime::kRows, in.x);
 #endif
     const LinearEntries<T>& kernels = cpu_kernels().in<T>();
-    const Index tasks = call.params.tasks;
     const Index together = tasks_together(call.regime, cpu_kernels().pack_bytes, sizeof(T));
-    const Index groups = ceil_div(tasks, together > 1 ? together : group_size(tasks));
-    const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
-    // What the outer objective leaves behind the states: a trajectory that can be reversed, less one that cannot.
-    LinearParams<T> back = call.params, there = call.params;
-    back.steps = 0;
-    there.steps = 1;
-    back.plan_split = back.plan_length = there.plan_split = there.plan_length = 0;
-    const Index left = kernels.tape_size(back, call.variant, call.regime) -
-                       kernels.tape_size(there, call.variant, call.regime);
-    return teams * kernels.scratch_bytes(call.params, call.variant, call.regime) +
-           round_up(tasks, together) * left * Index(sizeof(T));
+    return scratch_on_cpu(call.params, call.regime, sizeof(T), together,
+                          kernels.scratch_bytes(call.params, call.variant, call.regime),
+                          [&](const auto& p) { return kernels.tape_size(p, call.variant, call.regime); });
   }
 };
 
 Index linear_scratch_bytes(PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
-  return x.scalar_type() == at::kDouble ? scratch_bytes<LinearEngine, double>(in)
-                                        : scratch_bytes<LinearEngine, float>(in);
+  return scratch_bytes<LinearEngine>(in);
 }
 
 Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
-  return in.x.scalar_type() == at::kDouble ? forward<LinearEngine, double>(in)
-                                           : forward<LinearEngine, float>(in);
+  return unroll<LinearEngine>(in);
 }
 
 LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar,
@@ -95,14 +83,8 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
                                               PB_LINEAR_ARGUMENTS) {
   const LinearInputs in{PB_LINEAR_NAMES};
   in.check();
-  LinearGradients grads(in, needs);
   const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
-  if (in.x.scalar_type() == at::kDouble) {
-    backward<LinearEngine, double>(in, bars, w, logits, trajectory, grads);
-  } else {
-    backward<LinearEngine, float>(in, bars, w, logits, trajectory, grads);
-  }
-  return grads.tuple();
+  return unroll_backward<LinearEngine>(in, bars, w, logits, trajectory, needs);
 }
 
 TORCH_LIBRARY(pybilevel, m) {

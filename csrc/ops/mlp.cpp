@@ -70,29 +70,22 @@ struct MlpEngine {
   template <class T>
   static Index scratch_bytes(const LinearCall<T>& call, const LinearInputs& in) {
     const MlpEntries<T>& kernels = cpu_mlp_kernels().in<T>();
-    const Index tasks = call.params.tasks, groups = ceil_div(tasks, group_size(tasks));
-    const Index teams = call.regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
-    // What the outer objective leaves behind the states: a trajectory that can be reversed, less one that cannot.
-    MlpParams<T> back = params(call, in), there = back;
-    back.steps = 0;
-    there.steps = 1;
-    back.plan_split = back.plan_length = there.plan_split = there.plan_length = 0;
-    const Index left = kernels.tape_size(back, variant(call)) - kernels.tape_size(there, variant(call));
-    return teams * kernels.scratch_bytes(params(call, in), variant(call)) + tasks * left * Index(sizeof(T));
+    const MlpParams<T> all = params(call, in);
+    return scratch_on_cpu(all, call.regime, sizeof(T), 1, kernels.scratch_bytes(all, variant(call)),
+                          [&](const auto& p) { return kernels.tape_size(p, variant(call)); });
   }
 };
 
 Index mlp_scratch_bytes(PB_MLP_ARGUMENTS) {
   const LinearInputs in{PB_MLP_NAMES};
   check(in);
-  return x.scalar_type() == at::kDouble ? scratch_bytes<MlpEngine, double>(in)
-                                        : scratch_bytes<MlpEngine, float>(in);
+  return scratch_bytes<MlpEngine>(in);
 }
 
 Forward mlp_unroll(PB_MLP_ARGUMENTS) {
   const LinearInputs in{PB_MLP_NAMES};
   check(in);
-  return x.scalar_type() == at::kDouble ? forward<MlpEngine, double>(in) : forward<MlpEngine, float>(in);
+  return unroll<MlpEngine>(in);
 }
 
 LinearGradients::Tuple mlp_unroll_backward(const std::optional<Tensor>& w_bar,
@@ -103,14 +96,8 @@ LinearGradients::Tuple mlp_unroll_backward(const std::optional<Tensor>& w_bar,
                                            PB_MLP_ARGUMENTS) {
   const LinearInputs in{PB_MLP_NAMES};
   check(in);
-  LinearGradients grads(in, needs);
   const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
-  if (x.scalar_type() == at::kDouble) {
-    backward<MlpEngine, double>(in, bars, w, logits, trajectory, grads);
-  } else {
-    backward<MlpEngine, float>(in, bars, w, logits, trajectory, grads);
-  }
-  return grads.tuple();
+  return unroll_backward<MlpEngine>(in, bars, w, logits, trajectory, needs);
 }
 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {

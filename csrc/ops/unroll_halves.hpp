@@ -8,8 +8,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <tuple>
 
+#include "cpu/linear.hpp"
 #include "ops/linear_call.hpp"
 #include "ops/recycled.hpp"
 
@@ -24,6 +26,13 @@ inline void run_on_torch_threads(Index count, Parallel::Body body, void* context
     for (Index i = begin; i < end; ++i) body(context, i);
     finish_streams();
   });
+}
+
+// run with T = the scalar of the tensor
+template <class F>
+decltype(auto) with_scalar_of(const at::Tensor& x, F&& run) {
+  return x.scalar_type() == at::kDouble ? run.template operator()<double>()
+                                        : run.template operator()<float>();
 }
 
 using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
@@ -83,12 +92,46 @@ void backward(const LinearInputs& in, const LinearCotangents& bars, const at::Te
   Engine::run(call, in, true);
 }
 
+// The three operators of an engine, on inputs that were checked.
+
+template <class Engine>
+Forward unroll(const LinearInputs& in) {
+  return with_scalar_of(in.x, [&]<class T> { return forward<Engine, T>(in); });
+}
+
+template <class Engine>
+LinearGradients::Tuple unroll_backward(const LinearInputs& in, const LinearCotangents& bars,
+                                       const at::Tensor& w, const at::Tensor& logits, at::Tensor& trajectory,
+                                       const c10::List<bool>& needs) {
+  LinearGradients grads(in, needs);
+  with_scalar_of(in.x, [&]<class T> { backward<Engine, T>(in, bars, w, logits, trajectory, grads); });
+  return grads.tuple();
+}
+
 // Bytes of scratch of a call, all teams together, as if every cotangent were asked for.
-template <class Engine, class T>
+template <class Engine>
 Index scratch_bytes(const LinearInputs& in) {
-  LinearCall<T> call(in);
-  for (Batch<T>* bar : cotangents(call.params)) bar->data = &nowhere<T>;  // wanted, wherever it would go
-  return Engine::scratch_bytes(call, in);
+  return with_scalar_of(in.x, [&]<class T> {
+    LinearCall<T> call(in);
+    for (Batch<T>* bar : cotangents(call.params)) bar->data = &nowhere<T>;  // wanted, wherever it would go
+    return Engine::scratch_bytes(call, in);
+  });
+}
+
+// The scratch of an engine's kernels on the CPU. `tape` and `scratch` are theirs for some params; `together` tasks
+// share a team.
+template <class Params, class Tape>
+Index scratch_on_cpu(const Params& params, Regime regime, Index scalar_bytes, Index together, Index scratch,
+                     Tape&& tape) {
+  const Index tasks = params.tasks;
+  const Index groups = ceil_div(tasks, together > 1 ? together : group_size(tasks));
+  const Index teams = regime == Regime::kRows ? 1 : std::min<Index>(groups, at::get_num_threads());
+  // What the outer objective leaves behind the states: a trajectory that can be reversed, less one that cannot.
+  Params back = params, there = params;
+  back.steps = 0;
+  there.steps = 1;
+  back.plan_split = back.plan_length = there.plan_split = there.plan_length = 0;
+  return teams * scratch + round_up(tasks, together) * (tape(back) - tape(there)) * scalar_bytes;
 }
 
 }  // namespace pb
