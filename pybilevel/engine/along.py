@@ -52,8 +52,7 @@ def along(dynamics: Dynamics, steps: int, dots: Dots) -> Derivative:
 class _Walk:
     def __init__(self, dynamics: Dynamics, theta_dots: Dots, setting_dots: Dots) -> None:
         self._dynamics = dynamics
-        self._theta = [x.detach() for x in dynamics.theta]
-        self._settings = [x.detach() for x in dynamics.settings]
+        self._theta, self._settings = dynamics.constants()
         self._theta_dots, self._setting_dots = theta_dots, setting_dots
         self.differences = False
 

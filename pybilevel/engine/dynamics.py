@@ -63,6 +63,14 @@ class Dynamics:
             *(v for vs in call.elementwise.values() for v in vs),
         ]
 
+    def constants(self) -> tuple[Tensors, Tensors]:
+        """theta and settings without their graphs."""
+        return [x.detach() for x in self.theta], [x.detach() for x in self.settings]
+
+    def wanted(self) -> tuple[list[bool], list[bool]]:
+        """Which of theta and of settings ask for a gradient."""
+        return [x.requires_grad for x in self.theta], [x.requires_grad for x in self.settings]
+
     def advance(
         self,
         t: int,

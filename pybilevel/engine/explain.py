@@ -65,10 +65,10 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
 
 def _flops(dynamics: Dynamics) -> tuple[int, int]:
     """Operations of one step and of its pullback (products and convolutions, as torch counts them)."""
-    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+    theta, settings = dynamics.constants()
     start = dynamics.start.detach()
     bar = Iterate.like(start, [torch.zeros_like(x) for x in start.flat()])
-    wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
+    wanted = dynamics.wanted()
     with dynamics.streams.undisturbed(), torch.no_grad(), FlopCount() as forward:
         dynamics.advance(0, start, theta, settings)
     with dynamics.streams.undisturbed(), torch.no_grad(), FlopCount() as backward:

@@ -97,8 +97,7 @@ class Sweep:
 
     def __init__(self, call: Call, dynamics: Dynamics, found: Directions) -> None:
         self._call, self._dynamics, self._directions = call, dynamics, found
-        self._theta = [x.detach() for x in dynamics.theta]
-        self._settings = [x.detach() for x in dynamics.settings]
+        self._theta, self._settings = dynamics.constants()
         self.steps = call.steps
         self.count = found.tangents.count
         self._of_theta = [found.rows.get(f"theta[{i}]") for i in range(len(self._theta))]

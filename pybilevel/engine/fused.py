@@ -157,7 +157,7 @@ def describe(call: Call) -> Explanation:
 def describe_layout(layout: Layout | MlpLayout) -> Explanation:
     """The account of a call that is laid out, query set included."""
     call = layout.call
-    scratch = layout.scratch_bytes() + native_plan_bytes(layout.call)
+    scratch = layout.scratch_bytes() + native_plan_bytes(call)
     storage = layout.storage(scratch)
     plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]

@@ -77,7 +77,7 @@ def check_divergence(dynamics: Dynamics, last: Iterate, steps: int) -> None:
 
 def _first_bad_step(dynamics: Dynamics, steps: int) -> int:
     """Re-runs a call that diverged: the index t of the first iterate w_t that is not finite (`steps` if none is)."""
-    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+    theta, settings = dynamics.constants()
     now = dynamics.start.detach()
     with torch.no_grad(), dynamics.streams.undisturbed():
         for t in range(steps):

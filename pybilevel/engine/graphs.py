@@ -38,7 +38,7 @@ def same_bits(dynamics: Dynamics) -> bool:
     then graphs are not kept, so that results do not depend on memory.
     """
     now = dynamics.start.detach()
-    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+    theta, settings = dynamics.constants()
     nothing = [False] * len(theta), [False] * len(settings)
     with torch.no_grad(), dynamics.streams.undisturbed():
         plain = dynamics.advance(0, now, theta, settings)

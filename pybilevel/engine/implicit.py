@@ -143,7 +143,7 @@ class Adjoint:
     def pull(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
         """The cotangents of the inputs, where wanted, from those of w_T; those of w0 are zeros."""
         dynamics, states = self.dynamics, len(self.dynamics.start.flat())
-        theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
+        theta, settings = dynamics.constants()
         split = states + len(theta)
         with torch.no_grad(), self._autocast():
             dynamics.check_replay(theta)

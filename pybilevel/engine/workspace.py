@@ -28,8 +28,8 @@ def measure(dynamics: Dynamics) -> int:
     Cost: one step forward and back at t = 0, a few times slower than without the meter.
     """
     start = dynamics.start.detach()
-    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
-    wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
+    theta, settings = dynamics.constants()
+    wanted = dynamics.wanted()
     sums = _nbytes([x for x in (*dynamics.theta, *dynamics.settings) if x.requires_grad])
     bar = Iterate.like(start, [torch.zeros_like(x) for x in start.flat()])
     meter = PeakBytes()
@@ -43,8 +43,8 @@ def measure(dynamics: Dynamics) -> int:
 def measure_graph(dynamics: Dynamics) -> int:
     """What stays of one step whose graph is kept: the graph, and the next iterate."""
     start = dynamics.start.detach()
-    theta, settings = ([x.detach() for x in part] for part in (dynamics.theta, dynamics.settings))
-    wanted = [x.requires_grad for x in dynamics.theta], [x.requires_grad for x in dynamics.settings]
+    theta, settings = dynamics.constants()
+    wanted = dynamics.wanted()
     meter = PeakBytes()
     with dynamics.streams.undisturbed(), torch.no_grad(), meter:
         kept = dynamics.linearise(0, start, theta, settings, *wanted)
