@@ -21,6 +21,8 @@
 //   for_lanes(n, f)           f(i) for i = 0, kLanes, 2 kLanes ..  < n; buffers are padded to whole lanes
 //   reduce<N>(n, out, f)      f(i, Lane (&sums)[N]) adds to the sums, i as in for_lanes; out[N] in fixed order
 //   chunks(n, f)              f(member, i) for i = 0 .. n-1; a member is a team itself, chunks may run in parallel
+//   keep(x, cut)              optional: rows of x will be read pass after pass, so hold what is possible close to the members
+//   near(x, cut, row, count)  optional, of a member, no barrier: those rows, wherever they are held
 //   mix(shape, a, b, c)       C[p, q] (+)= sum_r A(p, r) B[r, q]       A by two strides; B, C with contiguous rows
 //   row_sums(shape, a, out)   out[p] (+)= sum_q A[p, q]
 //   dots(shape, a, b, c)      C(p, r) (+)= sum_q A[p, q] B[r, q]       A, B with contiguous rows; C by two strides
@@ -45,6 +47,12 @@ struct Strided {
 // never from its number of workers.
 struct RowCut {
   Index bytes, block, chunk, most, few, sums;
+};
+
+// The cut of one data set: chunk i is the rows from i * chunk on, in blocks of `block` rows, the last of which may be short.
+// A chunk is whole blocks; the last ones may be empty.
+struct RowChunks {
+  Index rows, features, chunks, chunk, block;
 };
 
 // Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:

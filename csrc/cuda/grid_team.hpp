@@ -6,9 +6,22 @@
 // No result depends on the number of blocks, hence none on the device.
 #pragma once
 
+#include "cuda/kept_rows.hpp"
 #include "cuda/team.hpp"
 
 namespace pb::cuda {
+
+/// What works on a chunk: one block, which has shared memory for rows behind the team's own.
+template <class T>
+struct GridMember : BlockTeam<T> {
+  __device__ Matrix<const T> near(Matrix<const T> x, const RowChunks& cut, Index first, Index) const {
+    return kept_rows(*kept(), x, cut, static_cast<int>(first));
+  }
+
+  __device__ KeptRows<T>* kept() const {
+    return reinterpret_cast<KeptRows<T>*>(this->scratch + BlockTeam<T>::kScratch);
+  }
+};
 
 /// The Team of core/team.hpp on all blocks of launch_cooperative(); see BlockTeam for their threads.
 template <class T>
@@ -22,10 +35,11 @@ struct GridTeam {
   // 264 chunks: two for each of the 132 multiprocessors of an H200. A block of 16 rows stays in the first cache.
   static constexpr RowCut kRowCut{64 << 10, 16, 16, 264, 16, 64 << 20};
   static constexpr Index kSlab = kMaxThreads, kMostSlabs = 512;
-  static constexpr Index kShared = BlockTeam<T>::kScratch;       // scalars of shared memory of a block
+  // Scalars of shared memory of a block; the rows that it keeps lie behind them.
+  static constexpr Index kShared = BlockTeam<T>::kScratch + KeptRows<T>::kHead;
   static constexpr Index kPartials = 2 * kMostSlabs * kMaxSums;  // scalars
 
-  BlockTeam<T> block;
+  GridMember<T> block;
   T* partials;             // kPartials scalars of global memory, for the team itself
   mutable Index turn = 0;  // which half of them the next reduce writes
 
@@ -86,6 +100,11 @@ struct GridTeam {
   template <class F>
   __device__ void chunks(Index n, F&& f) const {
     for (Index i = blockIdx.x; i < n; i += gridDim.x) f(block, i);
+    grid_barrier();
+  }
+
+  __device__ void keep(Matrix<const T> x, const RowChunks& cut) const {
+    keep_rows(*block.kept(), x, cut);
     grid_barrier();
   }
 

@@ -21,6 +21,7 @@ struct LinearLaunch {
   unsigned threads;          // of a block
   std::size_t shared_bytes;  // of a block
   LinearKernel kernel = LinearKernel::kBlock;  // kGrid: cooperative, as many blocks as find room at once
+  int buffers = 0;                             // of kGrid: blocks of rows that shared memory has room for
 };
 
 // Sizes, without touching the device. kChoose: the kernel that pays (see cuda/linear_sizes.hpp), the same for both halves;

@@ -13,8 +13,8 @@
 
 namespace pb::cuda {
 
-inline constexpr unsigned kGridBlocksPerMultiprocessor =
-    2;  // at most; registers and shared memory may allow fewer
+// At most; registers and shared memory may allow fewer. Blocks that keep rows want all shared memory of theirs.
+inline constexpr unsigned kGridBlocksPerMultiprocessor = 2;
 
 // What the grid has once, in the workspace. The task refers to params: blocks must not share the address of a kernel's
 // own parameters.
@@ -31,6 +31,7 @@ template <class T>
 struct LinearGridParams {
   LinearParams<T> params;
   Index scratch_size;  // scalars
+  int buffers;         // of rows, in shared memory of each block
 };
 
 // The workspace, in scalars: the state, the partial sums of the team, the scratch.
@@ -46,6 +47,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   using T = typename Task::T;
   T *const workspace = p.params.workspace, *const scratch = workspace + kGridScratchOffset<Task>;
   const GridTeam<T> team{{shared_memory<T>()}, workspace + kStateSize<Task>};
+  if (threadIdx.x == 0) *team.block.kept() = {p.buffers, 0, 1};
   GridState<Task>* const state = reinterpret_cast<GridState<Task>*>(workspace);
   if (p.params.poison)
     team.for_each(p.scratch_size, [=](Index i) { scratch[i] = std::numeric_limits<T>::quiet_NaN(); });
@@ -60,19 +62,43 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
 }
 
+// Rows of the support set that a block can keep in shared memory, as RowChunks cuts them: how many blocks of rows have
+// room, none where products do not read X step after step; and the bytes of each.
+struct RowRoom {
+  unsigned buffers = 0;
+  std::size_t bytes = 0;
+};
+
+template <class T>
+RowRoom room_for_rows(const LinearParams<T>& params, Coordinates coordinates, const Device& device) {
+  const std::size_t fixed = GridTeam<T>::kShared * sizeof(T);
+  if (coordinates != Coordinates::kPrimal || params.tasks == 0 || device.shared_bytes < fixed) return {};
+  const LinearHead<GridTeam<T>> head(params.features, params.classes, params.bias);
+  const RowChunks cut = LinearSweep<GridTeam<T>>::cut(params.support.rows, params.features, head.size());
+  const std::size_t bytes = static_cast<std::size_t>(KeptRows<T>::size(cut)) * sizeof(T);
+  if (bytes == 0) return {};
+  const Index wanted = ceil_div(cut.chunks, device.multiprocessors) * (cut.chunk / cut.block),
+              fit = static_cast<Index>((device.shared_bytes - fixed) / bytes);
+  if (fit < wanted && fit < 2) return {};  // nothing to stream through
+  return {static_cast<unsigned>(std::min(wanted, fit)), bytes};
+}
+
 template <class T>
 LinearLaunch plan_grid(const LinearParams<T>& params, LinearVariant variant, bool reverse,
                        const Device& device) {
   return with_linear_task<GridTeam<T>>(variant, [&]<class Task> {
     Arena sizing;
     const Task task(sizing, params, reverse);
-    const unsigned blocks = kGridBlocksPerMultiprocessor * static_cast<unsigned>(device.multiprocessors);
+    const RowRoom room = room_for_rows(params, variant.coordinates, device);
+    const unsigned each = room.buffers > 0 ? 1 : kGridBlocksPerMultiprocessor,
+                   blocks = each * static_cast<unsigned>(device.multiprocessors);
     return LinearLaunch{.tape_size = params.tape_size(task.slot_size(), task.head_size()),
                         .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
                         .blocks = params.tasks > 0 ? blocks : 0,
                         .threads = block_threads(params, variant.coordinates),
-                        .shared_bytes = GridTeam<T>::kShared * sizeof(T),
-                        .kernel = LinearKernel::kGrid};
+                        .shared_bytes = GridTeam<T>::kShared * sizeof(T) + room.buffers * room.bytes,
+                        .kernel = LinearKernel::kGrid,
+                        .buffers = static_cast<int>(room.buffers)};
   });
 }
 
@@ -81,7 +107,7 @@ void start_grid(const LinearParams<T>& params, LinearVariant variant, bool rever
                 void* stream) {
   with_linear_task<GridTeam<T>>(variant, [&]<class Task> {
     const Grid most{how.blocks, how.threads, how.shared_bytes, stream};
-    const LinearGridParams<T> p{params, how.workspace_size - kGridScratchOffset<Task>};
+    const LinearGridParams<T> p{params, how.workspace_size - kGridScratchOffset<Task>, how.buffers};
     if (reverse) {
       launch_cooperative(linear_grid_kernel<Task, true>, most, p, "linear_grid_reverse");
     } else {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -55,6 +56,29 @@ __device__ __forceinline__ unsigned thread_index() {
 __device__ __forceinline__ void prefetch([[maybe_unused]] const void* p) {
 #ifndef PB_CUDA_EMULATOR
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
+/// Starts to copy kBytes (4, 8 or 16, both sides aligned to them) from global to shared memory. The thread sees them after
+/// wait_for_copies(), other threads after a barrier behind that.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+#ifdef PB_CUDA_EMULATOR
+  std::memcpy(shared, global, kBytes);
+#else
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16) {  // past the first cache: it is read from shared memory
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(kBytes) : "memory");
+  }
+#endif
+}
+
+/// Until all copies that this thread started have arrived.
+__device__ __forceinline__ void wait_for_copies() {
+#ifndef PB_CUDA_EMULATOR
+  asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
 

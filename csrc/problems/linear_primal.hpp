@@ -41,6 +41,7 @@ class LinearPrimal {
       rho_ = *params_.l2.matrix(task).data;
       rho_bar_ = 0;
     });
+    sweep_.keep(team, x_);
     rows_.clear(team);
     load_rows(team, params_.support, task, params_.classes, rows_.buffers());
     if (!reverse) return;
@@ -77,7 +78,8 @@ class LinearPrimal {
   PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
     const Index stride = rows_.stride();
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      const Matrix<const T> x{x_[first], x_.row};
+      const bool read = !known || wanted;
+      const Matrix<const T> x = read ? sweep_.near(member, x_, first, rows) : Matrix<const T>{};
       if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride);
       member.for_lanes(rows, [=, this](Index i) {
         if (known) {
@@ -100,7 +102,7 @@ class LinearPrimal {
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
     const Index stride = rows_.stride();
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      const Matrix<const T> x{x_[first], x_.row};
+      const Matrix<const T> x = sweep_.near(member, x_, first, rows);
       T* const u = work_ + first;
       head_.scores(member, v, x, rows, u, stride);
       member.for_lanes(rows, [=, this](Index i) {

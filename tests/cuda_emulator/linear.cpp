@@ -31,10 +31,11 @@ struct Run {
 constexpr Run kLarge{{227 * 1024, 132}}, kTiny{{0, 1}};  // tiny: no scratch fits, and few blocks at once
 constexpr Run kSmall{{227 * 1024, 132}, LinearKernel::kSmall};
 #ifdef PB_CUDA_EMULATOR_THREADS
-constexpr Run kGrid{{227 * 1024, 1}, LinearKernel::kGrid}, kOtherGrid = kGrid;  // two blocks of host threads
+constexpr int kFew = 1, kOther = 1;  // two blocks of host threads
 #else
-constexpr Run kGrid{{227 * 1024, 2}, LinearKernel::kGrid}, kOtherGrid{{227 * 1024, 3}, LinearKernel::kGrid};
+constexpr int kFew = 2, kOther = 3;
 #endif
+constexpr std::size_t kBuffers[] = {0, 2, 3};  // of rows: read where they are, all streamed, one kept
 
 std::vector<double> run_cpu(const Case& c) {
   const pb::LinearEntries<double>& kernels = pb::linear_kernels_baseline.in<double>();
@@ -113,18 +114,45 @@ bool check_small(const Case& c, const std::vector<double>& cpu) {
   return right;
 }
 
+// On the grid, with at least two blocks: one a multiprocessor where blocks keep rows.
+Run on_grid(const Case& c, int multiprocessors) {
+  if (c.coordinates == kPrimal && multiprocessors == 1) multiprocessors = 2;
+  return {{227 * 1024, multiprocessors}, LinearKernel::kGrid};
+}
+
+// Rows read from global memory, streamed through shared memory, and kept there in part.
+bool check_rows(const Case& c, const std::vector<double>& grid) {
+  const Batch batch(c, 1);
+  const auto plan = [&](std::size_t bytes) {
+    return plan_linear(batch.params, c.variant(), LinearKernel::kGrid, false, {bytes, 1});
+  };
+  const auto all = plan(std::size_t{1} << 30);
+  if (all.buffers < 4) return true;
+  const std::size_t none = plan(0).shared_bytes, each = (all.shared_bytes - none) / all.buffers;
+  bool right = true;
+  for (const std::size_t buffers : kBuffers) {
+    const Run run{{none + buffers * each, 1}, LinearKernel::kGrid};
+    right &= identical(c, "other rows in shared memory", run_cuda(c, run), grid);
+    if (plan(run.device.shared_bytes).buffers == int(buffers)) continue;
+    std::printf("wrong: not %zu buffers\n", buffers);
+    right = false;
+  }
+  return right;
+}
+
 bool check(const Case& c) {
-  const std::vector<double> cpu = run_cpu(c), shared = run_cuda(c, kLarge), grid = run_cuda(c, kGrid);
+  const std::vector<double> cpu = run_cpu(c), shared = run_cuda(c, kLarge),
+                            grid = run_cuda(c, on_grid(c, kFew));
   bool right = close(c, shared, cpu) & close(c, grid, cpu) &
                identical(c, "scratch in global memory", run_cuda(c, kTiny), shared) &
-               identical(c, "other blocks", run_cuda(c, kOtherGrid), grid);
+               identical(c, "other blocks", run_cuda(c, on_grid(c, kOther)), grid);
   if (c.steps > 2) {
     Case other = c;
     other.slots = c.slots >= 0 ? -1 : 2;
     right &= identical(c, "another plan", run_cuda(other, kLarge), shared) &
-             identical(c, "another plan on the grid", run_cuda(other, kGrid), grid);
+             identical(c, "another plan on the grid", run_cuda(other, on_grid(c, kFew)), grid);
   }
-  return right & check_small(c, cpu);
+  return right & check_small(c, cpu) & check_rows(c, grid);
 }
 
 // The first t whose model is not finite, the same on all kernels: steps so long that they overflow.
@@ -159,6 +187,24 @@ bool chooses_kernel() {
   return false;
 }
 
+// As many blocks of rows in shared memory as there is room for, none without two to stream through.
+bool counts_buffers() {
+  pb::LinearParams<double> params;
+  params.tasks = 1, params.classes = 10;
+  const auto buffers = [&](Index rows, Index features, std::size_t bytes) {
+    params.support.rows = rows, params.features = features;
+    const auto how = plan_linear(params, {kSoftmax, kPrimal}, LinearKernel::kGrid, false,
+                                 {bytes, kLarge.device.multiprocessors});
+    return how.shared_bytes <= bytes ? how.buffers : -1;
+  };
+  const std::size_t most = kLarge.device.shared_bytes;
+  if (buffers(20000, 784, most) == 4 && buffers(20000, 784, most / 2) == 2 && buffers(2000, 784, most) == 2 &&
+      buffers(20000, 100, most) == 10 && buffers(20000, 2000, most) == 0)
+    return true;
+  std::puts("wrong: the rows in shared memory");
+  return false;
+}
+
 // Sizes that 31-bit indices cannot reach are refused before anything starts.
 bool refuses_large_tasks() {
   pb::LinearParams<double> params;
@@ -185,6 +231,7 @@ const Case kCases[] = {
     {"squared, dual", kSquared, kDual, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false, false},
     {"squared, normal", kSquared, kNormal, 2, 3, 4, 6, 2, 3, -1, true, false, false, true, true, false,
      false},
+    {"rows kept", kSoftmax, kPrimal, 1, 50, 1, 7, 2, 1},
 #ifndef PB_CUDA_EMULATOR_THREADS
     {"adamw", kSquared, kPrimal, 2, 5, 3, 6, 2, 4, -1, false, false, true, false, false, false, true, kAdamW},
     {"adagrad", kSoftmax, kPrimal, 2, 5, 3, 6, 3, 4, 2, false, false, true, true, true, true, true, kAdagrad,
@@ -209,7 +256,7 @@ const Case kCases[] = {
 }  // namespace
 
 int main() {
-  bool right = refuses_large_tasks() & chooses_kernel() & reports_overflow();
+  bool right = refuses_large_tasks() & chooses_kernel() & counts_buffers() & reports_overflow();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // nothing is lost where a sanitizer ends the program
   for (const Case& c : kCases) right &= check(c);
   if (right) std::puts("right");
