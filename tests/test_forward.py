@@ -1,4 +1,4 @@
-"""Forward mode beyond its law: memory, chunks, going on, fall-backs, and what lands in the graph."""
+"""Forward mode beyond its law: tasks, and what lands in the graph."""
 
 import gc
 import weakref
@@ -6,56 +6,12 @@ import weakref
 import pytest
 import torch
 from forward_cases import Clipped, assert_is_reverse, assert_same, forward
-from generic_laws import STEPS, leaf, network, network_case
-from meter import Meter
+from generic_laws import STEPS, leaf
 
 import pybilevel as pb
 from pybilevel.errors import DivergenceError
 
-# ------------------------------------------------------------------------------------------------ memory
-
-
-def test_memory_is_constant_in_the_number_of_steps_and_within_the_budget():
-    w0, h = torch.randn(20_000), torch.rand(3, requires_grad=True)
-
-    def inner(w, h):
-        return (h[0] * w.cos() + h[1] * w.sin() + h[2] * w.square()).sum()
-
-    peaks = []
-    budget = 80 * w0.nbytes
-    for steps in (5, 50):
-        with Meter() as meter:
-            forward(inner, w0, h, steps=steps, memory=budget).sum().backward()
-        peaks.append(meter.peak)
-    assert peaks[0] == peaks[1] <= budget
-    explained = pb.explain(
-        pb.unroll, inner, w0, h, steps=5, optimizer=pb.SGD(0.1, 0.5), method=pb.Forward(), memory=budget
-    )
-    assert peaks[0] <= explained.peak_memory <= 2 * peaks[0]
-    assert explained.tangents == 3 and explained.slots == 0 and explained.flops > 0
-    assert "tangents     3" in str(explained)
-
-
-def test_a_budget_cuts_the_tangents_into_chunks_with_the_same_result():
-    w0, hparams, inputs = network_case()
-    lr = leaf(STEPS, low=0.05)
-    whole = forward(network, w0, hparams, optimizer=pb.SGD(lr, 0.5))
-    budget = 95_000
-    explained = pb.explain(
-        pb.unroll,
-        network,
-        w0,
-        hparams,
-        steps=STEPS,
-        optimizer=pb.SGD(lr, 0.5),
-        method=pb.Forward(),
-        memory=budget,
-    )
-    chunk = int(explained.regime.rpartition("tangents ")[2].split()[0])
-    assert explained.tangents == 81 and 1 < chunk < 20 and explained.peak_memory <= budget
-    assert_same(
-        forward(network, w0, hparams, optimizer=pb.SGD(lr, 0.5), memory=budget), whole, inputs | {"lr": lr}
-    )
+# ------------------------------------------------------------------------------------------------ tasks
 
 
 def test_tangents_of_tasks_that_do_not_meet_are_shared():

@@ -1,8 +1,9 @@
 """Which tangents a call of forward mode carries: one block of directions for each input that wants a gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -22,6 +23,16 @@ class Rows(NamedTuple):
     block: Block
     first: int
     last: int
+
+    def seeds(self, window: tuple[int, int], x: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """The directions from..to-1 of the block's input x, as tangents of the part of it that a step uses.
+
+        Those that the block has not are zeros; None where it has none of them.
+        """
+        first, last = window
+        if last <= 0 or first >= self.block.count:
+            return None
+        return torch.vmap(part)(self.block.seeds(first, last, x))
 
 
 class Directions(NamedTuple):

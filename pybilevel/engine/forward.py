@@ -21,20 +21,20 @@ from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.flops import FlopCount
 from pybilevel.engine.generic import autocast_now, check_divergence, once, refuse_inference_mode
-from pybilevel.engine.iterate import Iterate, Moment
+from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.one_way import in_reverse_mode
 from pybilevel.engine.state import State
-from pybilevel.engine.step_tangents import StepTangents
+from pybilevel.engine.step_tangents import Dots, StepTangents
 from pybilevel.engine.tangents import Tangents
+from pybilevel.engine.workspace import MEASURED, SCALARS, Growth, measure_growth, metered
 from pybilevel.ops.freed import check_alive
 from pybilevel.schedules import format_bytes
 
-STEP_TAPE, TANGENT_TAPE = 0.45, 0.4
-"""What one step's graph, and one tangent on its way through it, hold at the peak, in `tape_bytes`; the most that was
-measured on a perceptron, a convolution net and a chain of gates: 0.42 and 0.38, the least 0.3 and 0.16."""
+PushAll = Callable[[Dots, Callable[[Rows], tuple[int, int]]], list[Tensor | None]]
+"""From some of the iterate's tangents, and which rows of a block these are, to those after a step."""
 
 OPTIMIZER_GRAPH = 11
-"""What the iterates, the results and the two graphs of the optimizer's step hold, in iterates: from 7 (SGD) to 11
+"""What the two graphs of the optimizer's step and the iterates around it hold, in iterates: from 7 (SGD) to 11
 (RMSprop)."""
 
 
@@ -80,7 +80,7 @@ def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
         recomputation=1.0,
         flops=call.steps * (step + count * push) + 2 * count * sum(x.numel() for x in dynamics.start.flat()),
         bytes_moved=None,
-        peak_memory=sweep.peak_bytes,
+        peak_memory=sweep.peak_bytes(),
         tangents=count,
     )
 
@@ -92,7 +92,6 @@ class Sweep:
         steps: how many steps there are: those of the call, or fewer once a callback stopped the run.
         count: P.
         chunk: how many tangents are pushed through a step at once.
-        peak_bytes: an estimate of what it holds at the peak, the results included.
     """
 
     def __init__(self, call: Call, dynamics: Dynamics, found: Directions) -> None:
@@ -104,7 +103,12 @@ class Sweep:
         self._of_settings = [found.rows.get(f"settings[{i}]") for i in range(len(self._settings))]
         self._wanted = [rows is not None for rows in self._of_theta]
         self._step_tangents = StepTangents(dynamics)
-        self.chunk, self.peak_bytes = self._budget()
+        flat = dynamics.start.flat()
+        self._row_bytes = sum(x.nbytes for x in flat if carries(x))
+        self._seed_bytes = sum(x.nbytes for x, need in zip(self._theta, self._wanted, strict=True) if need)
+        self._measured_one: int | None = None
+        self._measured: Growth | None = None
+        self.chunk = self._chunk()
 
     def run(self) -> tuple[Iterate, Tangents]:
         """The final iterate and its tangents."""
@@ -133,28 +137,74 @@ class Sweep:
             push([torch.zeros_like(x)[None] for x in moving])
         return step.total, pushed.total
 
-    def _budget(self) -> tuple[int, int]:
-        """The chunk that memory allows, and the bytes at the peak with it."""
-        flat = self._dynamics.start.flat()
-        one = sum(x.nbytes for x in flat if carries(x))
-        seeds = sum(x.nbytes for x, need in zip(self._theta, self._wanted, strict=True) if need)
-        tape = self._dynamics.tape_bytes
-        each = int(TANGENT_TAPE * tape) + 3 * one + seeds
-        fixed = self.count * one + int(STEP_TAPE * tape) + OPTIMIZER_GRAPH * self._dynamics.start.nbytes
+    def peak_bytes(self) -> int:
+        """The most bytes at once, as measured on one step: w_T and its tangents included."""
+        if not self.steps:
+            return self._held()
+        # the backward has beside them a cotangent of w_T, and each input's gradient
+        backward = sum(x.nbytes for x in self._dynamics.start.w) + self._seed_bytes
+        step = self._one() if self.chunk == 1 else self._growth().peak(self.chunk)
+        return self._held() + max(step, backward)
+
+    def _chunk(self) -> int:
+        """How many tangents memory allows at once. A step is measured, but where memory is plenty."""
         asked = self._call.memory
         limit = asked if isinstance(asked, int) else memory.SMALL_BYTES
-        if not isinstance(asked, int) and fixed + each > limit:
+        start = self._dynamics.start.nbytes
+        each = self._dynamics.tape_bytes + OPTIMIZER_GRAPH * start + self._seed_bytes
+        if not self.steps or self._held() + (1 + self.count) * each <= limit:
+            return max(1, self.count)
+        least = self._held() + self._one()
+        if least > limit and not isinstance(asked, int):
             limit = max(limit, memory.free_bytes(self._call.device) // 4)
-        if fixed + each > limit:
+        if least > limit:
             raise ValueError(
                 f"memory is {format_bytes(limit)}{'' if isinstance(asked, int) else ' (a quarter of what is free)'}, "
                 f"but pb.Forward() carries P = {self.count} tangents, one a number of every tensor that requires a "
-                f"gradient, and needs {format_bytes(fixed + each)}: use pb.Reverse(), whose cost does not grow with P, "
+                f"gradient, and needs {format_bytes(least)}: use pb.Reverse(), whose cost does not grow with P, "
                 "let fewer tensors require gradients, or give more memory"
             )
-        room = limit if isinstance(asked, int) else max(memory.SMALL_BYTES, fixed + each)
-        chunk = max(1, min(self.count, (room - fixed) // max(each, 1)))
-        return chunk, fixed + chunk * each
+        room = limit if isinstance(asked, int) else max(memory.SMALL_BYTES, least)
+        # a step with three tangents is measured, which must itself fit
+        if self.count == 1 or MEASURED[-1] * self._one() > room:
+            return 1
+        return self._growth().most(room - self._held(), self.count)
+
+    def _held(self) -> int:
+        """What lives from step to step: the tangents, the iterate, and the first one but for the w0 given."""
+        start = self._dynamics.start
+        given = 0 if self._call.w0 is None else sum(x.nbytes for x in start.w)
+        return self.count * self._row_bytes + start.nbytes - given + start.nbytes * (self.steps > 1) + SCALARS
+
+    def _one(self) -> int:
+        """What a step holds beside that with one tangent; measured once."""
+        if self._measured_one is None:
+            with self._dynamics.streams.undisturbed(), torch.no_grad():
+                self._measured_one = metered(self._probe(1)).peak
+        return self._measured_one
+
+    def _growth(self) -> Growth:
+        """The same with K tangents at once, K at least 2."""
+        if self._measured is None:
+            with self._dynamics.streams.undisturbed(), torch.no_grad():
+                self._measured = measure_growth(self._probe)
+        return self._measured
+
+    def _probe(self, count: int) -> Callable[[], object]:
+        """A step at w0 with `count` tangents, all inputs among theirs."""
+        now, old = self._dynamics.start.detach(), self._directions.tangents.values
+        dots = [
+            None if v is None else x.new_zeros((count, *x.shape))
+            for x, v in zip(now.flat(), old, strict=True)
+        ]
+
+        def step() -> Iterate:
+            moment = Moment(0, now.carried)
+            _, g, settings, push = self._linearise(0, now, moment)
+            push(dots, lambda rows: (0, count))
+            return self._dynamics.step(now, g, settings, moment.after)
+
+        return step
 
     def _start_values(self, now: Iterate) -> list[Tensor | None]:
         """[P, *shape] for each tensor of the iterate: what the state brought, seeds of w0, and zeros."""
@@ -171,55 +221,57 @@ class Sweep:
         for name, x, mine in zip(names, now.flat(), values, strict=True):
             rows = self._directions.rows.get(name)
             if rows is not None and mine is not None:
-                mine[rows.first : rows.last] = rows.block.seeds(0, rows.block.count, x)
+                for a in range(rows.first, rows.last, self.chunk):
+                    b = min(a + self.chunk, rows.last)
+                    mine[a:b] = rows.block.seeds(a - rows.first, b - rows.first, x)
         return values
 
     def _step(self, t: int, now: Iterate, values: list[Tensor | None]) -> tuple[Iterate, bool]:
         """One step of the iterate, and whether the callback stops there.
 
-        Its tangents are changed in place, a chunk of directions after the other.
+        Its tangents are changed in place.
         """
         dynamics = self._dynamics
         moment = Moment(t, now.carried)
+        loss, g, settings, push = self._linearise(t, now, moment)
+        for a in range(0, self.count, self.chunk):
+            _push_rows(values, push, a, min(a + self.chunk, self.count))
+        after = dynamics.step(now, g, settings, moment.after)
+        stop = dynamics.observer is not None and dynamics.observer.stepped(t, loss, g, after.w)
+        return after, stop
+
+    def _linearise(self, t: int, now: Iterate, moment: Moment) -> tuple[Tensor, Tensors, Tensors, PushAll]:
+        """Loss, gradient and settings of step t, and the map of the iterate's tangents to those after the step."""
+        dynamics = self._dynamics
         loss, g, push = dynamics.linearise_tangents(t, now, self._theta, self._wanted, moment)
         settings = dynamics.at(self._settings, t)
         push_step = self._step_tangents.linearise(
             now, g, settings, [rows is not None for rows in self._of_settings]
         )
-        for a in range(0, self.count, self.chunk):
-            b = min(a + self.chunk, self.count)
-            dots = [None if value is None else value[a:b] for value in values]
+
+        def push_all(dots: Dots, window: Callable[[Rows], tuple[int, int]]) -> list[Tensor | None]:
             theta_dots = [
-                self._seeds(rows, x, a, b, partial(dynamics.place_theta, i, t))
+                rows.seeds(window(rows), x, partial(dynamics.place_theta, i, t))
                 for i, (rows, x) in enumerate(zip(self._of_theta, self._theta, strict=True))
                 if rows is not None
             ]
             g_dots = push([*dots[: len(now.w)], *theta_dots])
             setting_dots = [
-                self._seeds(rows, x, a, b, partial(dynamics.place, i, t))
+                None if rows is None else rows.seeds(window(rows), x, partial(dynamics.place, i, t))
                 for i, (rows, x) in enumerate(zip(self._of_settings, self._settings, strict=True))
             ]
-            found = push_step([*dots, *g_dots, *setting_dots])
-            for value, new in zip(values, found, strict=True):
-                if value is not None and new is not None:
-                    value[a:b] = new
-        after = dynamics.step(now, g, settings, moment.after)
-        stop = dynamics.observer is not None and dynamics.observer.stepped(t, loss, g, after.w)
-        return after, stop
+            return push_step([*dots, *g_dots, *setting_dots])
 
-    def _seeds(
-        self, rows: Rows | None, x: Tensor, a: int, b: int, part: Callable[[Tensor], Tensor]
-    ) -> Tensor | None:
-        """The tangents a..b-1 of the part of an input that a step uses; None where all are zero."""
-        if rows is None or b <= rows.first or rows.last <= a:
-            return None
-        low, high = max(a, rows.first), min(b, rows.last)
-        seeds = rows.block.seeds(low - rows.first, high - rows.first, x)
-        if high - low < b - a:
-            whole = x.new_zeros((b - a, *x.shape))
-            whole[low - a : high - a] = seeds
-            seeds = whole
-        return torch.vmap(part)(seeds)
+        return loss, g, settings, push_all
+
+
+def _push_rows(values: list[Tensor | None], push: PushAll, first: int, last: int) -> None:
+    """Change rows first..last-1 of the tangents, in place; what that takes is gone before the next rows come."""
+    dots = [None if value is None else value[first:last] for value in values]
+    found = push(dots, lambda rows: (first - rows.first, last - rows.first))
+    for value, new in zip(values, found, strict=True):
+        if value is not None and new is not None:
+            value[first:last] = new
 
 
 class _Tangent(torch.autograd.Function):

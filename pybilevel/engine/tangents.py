@@ -45,8 +45,8 @@ class Block:
         return replace(self, source=source)
 
     def seeds(self, first: int, last: int, like: Tensor) -> Tensor:
-        """The directions first..last-1 as tangents of the input: [last - first, *shape]."""
-        rows = torch.arange(first, last, device=like.device)
+        """The directions first..last-1 as tangents of the input: [last - first, *shape]; those it has not are zeros."""
+        rows = torch.arange(max(first, 0), min(last, self.count), device=like.device)
         basis = like.new_zeros((last - first, self.count))
         basis[rows - first, rows] = 1
         basis = basis.reshape(last - first, *[1] * self.lead, *self.shape[self.lead :])

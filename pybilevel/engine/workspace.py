@@ -1,8 +1,8 @@
 """What one reversed step holds beside the stored states: estimated, or measured by running one."""
 
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,13 +53,82 @@ def measure_graph(dynamics: Dynamics) -> int:
     return live
 
 
+class Growth(NamedTuple):
+    """The bytes that live at each allocation of a run with K tangents: fixed[i] + K each[i]."""
+
+    fixed: Sequence[int]
+    each: Sequence[int]
+
+    def peak(self, count: int) -> int:
+        """The most bytes at once with K = count."""
+        return max(a + count * b for a, b in zip(self.fixed, self.each, strict=True))
+
+    def most(self, room: int, count: int) -> int:
+        """The largest K <= count whose peak fits into `room`; at least 1."""
+        bounds = [(room - a) // b for a, b in zip(self.fixed, self.each, strict=True) if b > 0]
+        return max(1, min([count, *bounds]))
+
+
+MEASURED = 2, 3
+"""The numbers of tangents that `measure_growth` runs with."""
+
+
+def measure_growth(probe: Callable[[int], Callable[[], object]]) -> Growth:
+    """The growth of the runs `probe(K)`, from those with 2 and 3 tangents; one alone may take another way.
+
+    Most allocations of the one have their like in the other, and grow by the same with every tangent. Where something
+    is done tangent by tangent, the other run has some more: those of the first rounds are compared, and, counted from
+    the end, those of the last.
+
+    Cost: two or three runs, a few times slower than without the meter.
+    """
+    two, three = (metered(probe(count)) for count in MEASURED)
+    pairs = [(two.peak, three.peak)]
+    if len(two.trace) != len(three.trace):  # the first run may also have tried a way that does not work
+        pairs = [(two.peak, two.peak)]
+        two = metered(probe(MEASURED[0]))
+    pairs += _alike(two.trace, three.trace) + _alike(two.trace[::-1], three.trace[::-1])
+    return Growth([3 * a - 2 * b for a, b in pairs], [b - a for a, b in pairs])
+
+
+def metered(run: Callable[[], object]) -> "PeakBytes":
+    """The meter of a run."""
+    meter = PeakBytes()
+    with meter:
+        run()
+    return meter
+
+
+def _alike(trace: "Trace", longer: "Trace") -> list[tuple[int, int]]:
+    """The bytes alive at each allocation of a trace, and at the next by the same operation of a longer one."""
+    rest = iter(longer)
+    found = []
+    for name, live in trace:
+        other = next((other for like, other in rest if like == name), None)
+        if other is None:
+            break
+        found.append((live, other))
+    return found
+
+
+Trace = list[tuple[str, int]]
+"""Operation and bytes alive after each allocation."""
+
+
 class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, `peak` is the most bytes alive at once of storages that torch operations made; `live` those of now."""
+    """Counts the bytes alive of storages that torch operations make within it.
+
+    Attributes:
+        peak: the most at once.
+        live: those of now.
+        trace: the operation that made each allocation, and those after it.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self.live = 0
+        self.trace: Trace = []
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -70,14 +139,15 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in filter(_is_stored, pytree.tree_leaves(result)):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in given and storage.data_ptr() not in self._sizes and storage.nbytes():
-                self._begin(storage)
+                self._begin(str(func), storage)
         return result
 
-    def _begin(self, storage: torch.UntypedStorage) -> None:
+    def _begin(self, name: str, storage: torch.UntypedStorage) -> None:
         pointer, size = storage.data_ptr(), storage.nbytes()
         self._sizes[pointer] = size
         self.live += size
         self.peak = max(self.peak, self.live)
+        self.trace.append((name, self.live))
         weakref.finalize(storage, self._end, pointer)
 
     def _end(self, pointer: int) -> None:
