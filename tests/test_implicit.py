@@ -6,7 +6,6 @@ import warnings
 import pytest
 import torch
 from generic_laws import leaf
-from meter import Meter
 from tolerance import assert_matches, relative_error
 
 import pybilevel as pb
@@ -209,16 +208,6 @@ def test_the_node():
         pb.unroll(quadratic(), w0, h, **options)
 
 
-def test_explain_says_what_it_costs():
-    x = leaf(6, 4)
-    inner = pb.SoftmaxRegression(x, torch.arange(6) % 3, l2=0.2)
-    options = {"steps": 10, "optimizer": pb.SGD(0.5), "method": pb.Implicit("normal_cg", max_iter=7)}
-    explained = pb.explain(pb.unroll, inner, **options)
-    assert "fused kernels" in explained.regime and "at most 7 iterations of normal_cg" in explained.regime
-    assert explained.flops > 14 * 4 * 6 * 4 * 3 and explained.slots == 0
-    assert "torch operations" in pb.explain(pb.unroll, inner, backend="generic", **options).regime
-
-
 def test_callbacks_see_the_forward_half_and_may_end_it():
     h, seen = B.clone().requires_grad_(), []
 
@@ -267,25 +256,6 @@ def test_tasks_of_a_callable(solver):
     assert state.info["converged"] and state.info["residual"].shape == (
         () if solver == "fixed_point" else (4,)
     )
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_memory_depends_neither_on_steps_nor_on_iterations(solver):
-    h, curvature = torch.rand(20_000).add(0.5).requires_grad_(), torch.linspace(0.5, 1.5, 20_000)
-
-    def inner(w, h):
-        return 0.5 * (curvature * w.square()).sum() - (h * w).sum()
-
-    peaks = []
-    options = {"optimizer": pb.SGD(0.3, 0.5)}
-    for steps, max_iter in ((3, 2), (30, 40)):
-        options["method"] = pb.Implicit(solver, max_iter=max_iter, tol=0.0)
-        with Meter() as meter:
-            w = pb.unroll(inner, torch.zeros(20_000), h, steps=steps, **options)
-            torch.autograd.grad(w.square().sum(), h)
-        peaks.append(meter.peak)
-    explained = pb.explain(pb.unroll, inner, torch.zeros(20_000), h, steps=30, **options)
-    assert peaks[1] <= 1.05 * peaks[0] and peaks[1] <= explained.peak_memory <= 3 * peaks[1]
 
 
 def test_a_perceptron_at_a_minimum():

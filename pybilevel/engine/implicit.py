@@ -23,11 +23,9 @@ from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.one_way import forward_half, runs_fused
 from pybilevel.engine.solvers import Product, System, solve
 from pybilevel.engine.state import State
+from pybilevel.engine.workspace import SCALARS, metered
 from pybilevel.methods import Implicit
 from pybilevel.ops.freed import check_alive
-
-VECTORS = 10
-"""Vectors like w that live at most: b, q, the best q, r, z, p, A p and three on the way."""
 
 
 def check(call: Call) -> None:
@@ -63,13 +61,7 @@ def run(call: Call) -> tuple[Any, State]:
     refuse_inference_mode("pb.Implicit")
     if not torch.is_grad_enabled():
         return forward_half(call)
-    dynamics = Dynamics(call)
-    if len(dynamics.streams):
-        raise ValueError(
-            "inner draws random numbers (dropout?), so that w_T is the solution of no problem that "
-            "method=pb.Implicit() could differentiate: call .eval() on the module, or draw outside and pass the "
-            "numbers through hparams"
-        )
+    dynamics = _dynamics(call)
     w, state = forward_half(call)
     adjoint = Adjoint(call, dynamics, state)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
@@ -83,7 +75,7 @@ def run(call: Call) -> tuple[Any, State]:
 def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
     """How implicit differentiation would run a call; operations and bytes if the solver needs all its iterations."""
     assert isinstance(call.method, Implicit)
-    method, dynamics = call.method, Dynamics(call)
+    method, dynamics = call.method, _dynamics(call)
     step, product = _flops(dynamics)
     products = method.max_iter * (2 if method.solver == "normal_cg" else 1) + 2
     regime = "the fused kernels" if runs_fused(call) else "torch operations, one step at a time"
@@ -98,9 +90,39 @@ def describe(call: Call, reasons: tuple[str, ...]) -> Explanation:
         recomputation=1.0,
         flops=(call.steps + 2) * step + products * product,
         bytes_moved=None,
-        # the graph of a step, and the vectors of a solver
-        peak_memory=dynamics.tape_bytes + VECTORS * dynamics.start.nbytes,
+        peak_memory=_peak_bytes(call, dynamics),
     )
+
+
+def _dynamics(call: Call) -> Dynamics:
+    """Those of a call. ValueError where the inner loss draws random numbers."""
+    dynamics = Dynamics(call)
+    if len(dynamics.streams):
+        raise ValueError(
+            "inner draws random numbers (dropout?), so that w_T is the solution of no problem that "
+            "method=pb.Implicit() could differentiate: call .eval() on the module, or draw outside and pass the "
+            "numbers through hparams"
+        )
+    return dynamics
+
+
+def _peak_bytes(call: Call, dynamics: Dynamics) -> int:
+    """The most bytes at once, as measured on one step forward and on two iterations of the solver at w0.
+
+    A damping that outweighs the Hessian keeps a solver from stopping at once where w0 is far from a solution.
+    """
+    assert isinstance(call.method, Implicit)
+    start = dynamics.start.detach()
+    shortened = call._replace(method=replace(call.method, max_iter=2, tol=0.0, damping=1e6))
+    adjoint = Adjoint(shortened, dynamics, State(start.w, start.buffers, call.start + 1, call.optimizer.name))
+    bars = [torch.ones_like(x) for x in start.w]
+    asked = [x.requires_grad for x in (*dynamics.start.flat(), *dynamics.theta, *dynamics.settings)]
+    peak = metered(lambda: adjoint.pull(bars, asked)).peak
+    if call.steps and not runs_fused(call):
+        with torch.no_grad():
+            peak = max(peak, metered(lambda: dynamics.advance(0, start, *dynamics.constants())).peak)
+    # beside it w_T and its cotangent, the last buffers and the first
+    return peak + 2 * start.nbytes + SCALARS
 
 
 def _flops(dynamics: Dynamics) -> tuple[int, int]:
