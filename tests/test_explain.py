@@ -125,6 +125,17 @@ def test_an_outer_loss_of_another_kind_is_a_reason_and_the_inner_run_is_still_fu
     assert explained.reasons == ("the outer loss is 'squared' but the inner one 'softmax'",)
 
 
+def test_operations_that_are_not_counted_are_not_called_zero():
+    def loss(w):
+        return w.cos().sum()
+
+    explained = pb.explain(pb.unroll, loss, torch.ones(3, requires_grad=True), **RULE)
+    assert explained.flops == 0 and "flops        not counted" in str(explained)
+    product = pb.explain(pb.unroll, lambda w: (w @ w.mT).sum(), torch.ones(3, 3, requires_grad=True), **RULE)
+    assert product.flops > 0 and "not counted" not in str(product)
+    assert "not counted" not in str(both("unroll", steps=0)[1]())
+
+
 OTHER = pb.SoftmaxRegression(Q, V, num_classes=4)
 ERRORS = {
     "steps": ({"steps": -1}, list(VERBS)),

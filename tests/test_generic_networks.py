@@ -169,3 +169,21 @@ def test_attention_without_a_second_backward_says_what_to_do(one_thread):
     w = generic(inner, inner.parameters(), {"smooth": torch.tensor(0.1).double()}, batches=data(5, 6), lr=0.1)
     with pytest.raises(RuntimeError, match=r"math backend of torch.nn.attention.sdpa_kernel"):
         sum(x.sum() for x in w.values()).backward()
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_recurrent_net_without_a_rule_for_vmap_says_what_to_do(kind, one_thread):
+    """As tasks; without them it runs. `LSTM` above, by its formulas, runs both ways."""
+    x = torch.randn(2, 4, 5, 3)
+    inner = ModuleLoss(kind(3, 5, batch_first=True), lambda model, h: model(h)[0].square().mean())
+    options = {"steps": 2, "optimizer": SGD(0.1)}
+    with pytest.raises(RuntimeError, match=r"torch.vmap, which in_dims needs.*GRU, LSTM, RNN.*for each task"):
+        unroll(inner, inner.parameters(), x, in_dims=(None, 0), **options)
+    unroll(inner, inner.parameters(), x[0], **options)
+    inner = ModuleLoss(LSTM(), lambda model, h: model(h).square().mean())
+    w0, found = inner.parameters(), []
+    for one in (x, x[:1], x[1:]):
+        w = unroll(inner, w0, one, in_dims=(None, 0), **options)
+        found.append(torch.autograd.grad(sum(v.square().sum() for v in w.values()), list(w0.values())))
+    for whole, first, second in zip(*found, strict=True):
+        assert torch.allclose(whole, first + second, rtol=1e-4, atol=1e-6)

@@ -134,7 +134,7 @@ W0 = pb.MLP.init(SIZES)
         (
             [*W0[:2], (W0[2][0].mT, W0[2][1])],
             ValueError,
-            r"leaf 4 of w0 \(weight 3\) has shape \[2, 5\] .* \[5, 2\]",
+            r"leaf 4 of w0 \(weight 3\) has shape \[2, 5\] .* \[5, 2\]: pass weight.mT of a torch.nn.Linear",
         ),
         ([*W0[:2], (W0[2][0], W0[2][1].double())], TypeError, r"leaf 5 of w0 \(bias 3\) is torch.float64"),
         ([*W0[:2], (W0[2][0], [0.0, 0.0])], ValueError, "leaves"),

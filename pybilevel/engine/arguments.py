@@ -46,10 +46,8 @@ def normalise(
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
     _check_callback(callback)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if randomness not in RANDOMNESS:
-        raise ValueError(f"randomness must be one of {', '.join(RANDOMNESS)}, got {randomness!r}")
+    _check_choice("backend", backend, BACKENDS)
+    _check_choice("randomness", randomness, RANDOMNESS)
     steps = _steps(steps)
     _check_method(method)
     _check_optimizer(optimizer)
@@ -89,6 +87,11 @@ def normalise(
     if isinstance(method, Implicit):
         implicit.check(call)
     return call
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_callback(callback: Any) -> None:

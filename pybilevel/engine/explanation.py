@@ -19,7 +19,8 @@ class Explanation:
         steps: T.
         slots: states stored beside the working one.
         recomputation: steps run forward over T; 1.0 means nothing is run twice.
-        flops: floating point operations of both halves, None if unknown.
+        flops: floating point operations of both halves, None if unknown. In the generic engine those of products,
+            convolutions and attention, as torch counts them; 0 if there are none, though other operations take time.
         bytes_moved: bytes read and written by both halves, None if unknown.
         peak_memory: extra bytes at the peak of both halves, the workspace of one step included.
         tangents: how many tangents travel with the iterate, for `pb.Forward`.
@@ -47,9 +48,14 @@ class Explanation:
             ("schedule", self.schedule),
             ("steps", f"{self.steps}, {self.slots} slots, recomputation factor {self.recomputation:.3g}"),
             ("tangents", self.tangents),
-            ("flops", None if self.flops is None else f"{self.flops:.3g}"),
+            ("flops", self._counted()),
             ("bytes moved", None if self.bytes_moved is None else format_bytes(self.bytes_moved)),
             ("peak memory", format_bytes(self.peak_memory)),
         ]
         lines = [f"{name:<12} {value}" for name, value in rows if value is not None]
         return "\n".join(lines + [f"{'not faster':<12} {reason}" for reason in self.reasons])
+
+    def _counted(self) -> str | None:
+        if self.flops == 0 and self.backend == "generic" and self.steps:
+            return "not counted: no products, convolutions or attention"
+        return None if self.flops is None else f"{self.flops:.3g}"

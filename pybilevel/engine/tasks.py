@@ -34,7 +34,11 @@ class Tasks(NamedTuple):
         batch: Any,
         buffers: Sequence[Tensor],
     ) -> Any:
-        """`loss(w, hparams, batch, buffers)` for every task; its results, with the tasks on axis 0."""
+        """`loss(w, hparams, batch, buffers)` for every task; its results, with the tasks on axis 0.
+
+        Raises:
+            RuntimeError: an operation of the loss has no rule for vmap; the text names it and the remedy.
+        """
         leaves, spec = pytree.tree_flatten(batch)
         places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
         mapped = [i for i, dim in enumerate(self.dims) if dim is not None]
@@ -48,7 +52,16 @@ class Tasks(NamedTuple):
             )
 
         over = torch.vmap(one, (0, [self.dims[i] for i in mapped], 0, 0), randomness=self.randomness)
-        return over(list(w), [hparams[i] for i in mapped], [leaves[i] for i in places], list(buffers))
+        try:
+            return over(list(w), [hparams[i] for i in mapped], [leaves[i] for i in places], list(buffers))
+        except RuntimeError as error:
+            if "Batching rule not implemented" not in str(error):
+                raise
+            raise RuntimeError(
+                f"inner does not run under torch.vmap, which in_dims needs ({error}): replace the operation (for "
+                "torch.nn.GRU, LSTM, RNN and their cells: write the formulas of the cell, in a loop over time), or "
+                "call unroll for each task, without in_dims"
+            ) from error
 
 
 def check_batch(batch: Any, size: int, t: int) -> None:

@@ -26,7 +26,8 @@ class MLP(Problem):
         net(w, x) = a_(L-1) W_L + b_L,   a_l = activation(a_(l-1) W_l + b_l),   a_0 = x
 
     The parameters w are a pytree whose leaves are W_1, b_1, ..., W_L, b_L in this order, such as [(W_1, b_1), ...]:
-    W_l [*B, sizes[l-1], sizes[l]] (the transpose of torch.nn.Linear's) and b_l [*B, sizes[l]]. Initial ones may leave
+    W_l [*B, sizes[l-1], sizes[l]] and b_l [*B, sizes[l]]. W_l is the transpose of torch.nn.Linear's weight: pass
+    weight.mT; where W_l is square nothing tells the two apart, so a forgotten .mT is no error. Initial ones may leave
     out *B (decided by the number of axes): all tasks then start from them, as in MAML. Zeros do not train, so w0 must
     be given: `pb.MLP.init(sizes)`.
 
@@ -164,6 +165,11 @@ class MLP(Problem):
             raise ValueError(
                 f"{name} has shape {list(leaf.shape)} but sizes {list(self.sizes)} need {list(whole)}"
                 + (f", or {list(shape)} for all tasks" if self.tasks else "")
+                + (
+                    ": pass weight.mT of a torch.nn.Linear"
+                    if leaf.shape[-2:] == shape[::-1] != shape[1:]
+                    else ""
+                )
             )
         if leaf.device != self.device:
             raise ValueError(
