@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a machine without a network.
 #
-#   benchmarks/gpu.sh [STEP ...]            default: build test sanitize bench profile
+#   benchmarks/gpu.sh [STEP ...]            default: build test sanitize bench precision profile
 #
 #   build     compile for this card and install (editable); register and spill report in build.log
 #   test      the whole test suite, the tests marked gpu included
 #   sanitize  compute-sanitizer: all tools on the tiny benchmarks, memcheck and racecheck on the gpu tests too
 #   bench     every case of `python -m benchmarks` at its GPU shape
+#   precision hyper-cleaning in fp32, 3xtf32 and tf32: time and errors of each
 #   profile   ncu on our kernels of five cases
 #   train     the long training runs; DATA=DIR holds omniglot/ and mnist/, else the embedded data are used
 #
@@ -74,6 +75,8 @@ cases() { "$PYTHON" -c 'from benchmarks.cases import CASES; print(*(case.name fo
 
 run_bench() { "$PYTHON" -m benchmarks --device cuda --json "$OUT/cuda.json"; }
 
+run_precision() { "$PYTHON" -m benchmarks.precision; }
+
 run_profile() {
   local name status=0
   for name in few-shot-5w1s few-shot-5w1s-long few-shot-5w1s-wide few-shot-20w5s hyper-cleaning; do
@@ -107,11 +110,11 @@ run_train() {
   return $status
 }
 
-[ $# -gt 0 ] || set -- build test sanitize bench profile
+[ $# -gt 0 ] || set -- build test sanitize bench precision profile
 for step in "$@"; do
   case $step in
-    build | test | sanitize | bench | profile | train) ;;
-    *) echo "gpu.sh: no step '$step'; steps: build test sanitize bench profile train" >&2; exit 2 ;;
+    build | test | sanitize | bench | precision | profile | train) ;;
+    *) echo "gpu.sh: no step '$step'; steps: build test sanitize bench precision profile train" >&2; exit 2 ;;
   esac
 done
 failed=()

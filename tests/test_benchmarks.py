@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import pybilevel as pb
-from benchmarks import coordinates, measure, networks
+from benchmarks import coordinates, measure, networks, precision
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.machine import ROOT, Limits, measure_limits
@@ -218,7 +218,15 @@ def test_gpu_script_is_valid_and_names_its_steps() -> None:
     script = ROOT / "benchmarks" / "gpu.sh"
     done = subprocess.run(["bash", str(script), "dance"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no step 'dance'; steps: build test sanitize bench profile train" in done.stderr
+    assert "no step 'dance'; steps: build test sanitize bench precision profile train" in done.stderr
+
+
+def test_the_figures_of_the_precisions_are_made_or_refused() -> None:
+    rows = [row.split("|")[1:-1] for row in precision.table("cpu", tiny=True).splitlines()]
+    names, fp32, *rounded = rows[0], *rows[2:]
+    assert [row[0].strip() for row in (fp32, *rounded)] == ["fp32", "3xtf32", "tf32"]
+    assert fp32[1].strip().endswith("ms") and all(0 <= float(error) < 5e-6 for error in fp32[2:])
+    assert all(len(row) == len(names) and "device cpu (need cuda)" in row[1] for row in rounded)
 
 
 def test_the_figures_of_the_coordinates_are_made() -> None:

@@ -54,6 +54,13 @@ def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
+def test_rounded_products_are_as_exact_as_they_say(tmp_path: Path) -> None:
+    """Tensor cores, emulated: single products and a whole task at each precision against float64, rows anywhere."""
+    done = run_program(emulated(tmp_path, "precision", "fibers", [EMULATOR / "precision.cpp"]))
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+
+
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
 @pytest.mark.parametrize("precision", ["float", pytest.param("double", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -72,7 +72,7 @@ def slots_of(run):
     linear, made = fused.linear_unroll, generic.machine_for
 
     def fused_run(*arguments):
-        seen.append(("fused", arguments[-3]))
+        seen.append(("fused", arguments[-4]))
         return linear(*arguments)
 
     def generic_machine(*arguments):

@@ -17,6 +17,7 @@ NAMES = [
     *("x", "y", "weights", "l2", "w0", "buffers0", *(f"setting{i}" for i in range(SETTINGS))),
     *("query_x", "query_y", "query_weights", "loss", "coordinates", "regime", "optimizer", "classes", "bias"),
     *("scale", "query_scale", "flags", "buffers", "start", "steps", "plan", "slots", "reversed", "keep"),
+    "precision",
 ]
 """The arguments of both operators, in order."""
 

@@ -56,11 +56,12 @@ struct RowChunks {
 };
 
 // Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:
-// C is too large to be found in a cache when it is read next.
+// C is too large to be found in a cache when it is read next. `rounded`: a team may make it in LinearParams::precision.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;
   bool stream = false;
+  bool rounded = false;
 };
 
 template <class Team>

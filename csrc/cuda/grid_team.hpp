@@ -6,16 +6,38 @@
 // No result depends on the number of blocks, hence none on the device.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kept_rows.hpp"
 #include "cuda/team.hpp"
+#include "cuda/tensor_products.hpp"
 
 namespace pb::cuda {
 
 /// What works on a chunk: one block, which has shared memory for rows behind the team's own.
 template <class T>
 struct GridMember : BlockTeam<T> {
+  static constexpr bool kRounds = std::is_same_v<T, float>;  // tensor cores take
+
   __device__ Matrix<const T> near(Matrix<const T> x, const RowChunks& cut, Index first, Index) const {
     return kept_rows(*kept(), x, cut, static_cast<int>(first));
+  }
+
+  __device__ void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
+    if constexpr (kRounds) {
+      if (s.rounded && kept()->precision == Precision::kTf32) return tensor_mix<false>(s, a, b, c);
+      if (s.rounded && kept()->precision == Precision::k3xTf32) return tensor_mix<true>(s, a, b, c);
+    }
+    BlockTeam<T>::mix(s, a, b, c);
+  }
+
+  __device__ void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const {
+    if constexpr (kRounds) {
+      T* const sums = kept()->sums();
+      if (s.rounded && kept()->precision == Precision::kTf32) return tensor_dots<false>(s, a, b, c, sums);
+      if (s.rounded && kept()->precision == Precision::k3xTf32) return tensor_dots<true>(s, a, b, c, sums);
+    }
+    BlockTeam<T>::dots(s, a, b, c);
   }
 
   __device__ KeptRows<T>* kept() const {

@@ -6,6 +6,7 @@
 // same numbers are read from another place, so no bit of a result depends on what is kept.
 #pragma once
 
+#include "core/precision.hpp"
 #include "cuda/tiles.hpp"
 
 namespace pb::cuda {
@@ -18,14 +19,16 @@ struct KeptRows {
   int buffers;    // for a block of rows each; fewer than two cannot stream
   int resident;   // so many of the first buffers hold what they hold for good
   int per_chunk;  // blocks of rows
+  int offset;     // scalars between this and the buffers, for kTensorSums a warp where products are rounded
+  Precision precision;
 
   PB_HD static Index pitch(const RowChunks& cut) { return round_up(cut.features, Piece<T>::kSize); }
   /// Scalars of a buffer.
   PB_HD static Index size(const RowChunks& cut) { return cut.block * pitch(cut); }
 
-  __device__ T* buffer(const RowChunks& cut, int i) {
-    return reinterpret_cast<T*>(this) + kHead + i * size(cut);
-  }
+  __device__ T* sums() { return reinterpret_cast<T*>(this) + kHead; }
+
+  __device__ T* buffer(const RowChunks& cut, int i) { return sums() + offset + i * size(cut); }
 
   /// Where the streamed block of rows `turn` lies.
   __device__ int place(int turn) const { return turn < resident ? turn : resident + (turn - resident) % 2; }

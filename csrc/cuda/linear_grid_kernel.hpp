@@ -32,6 +32,7 @@ struct LinearGridParams {
   LinearParams<T> params;
   Index scratch_size;  // scalars
   int buffers;         // of rows, in shared memory of each block
+  int sums;            // scalars before them, of rounded products
 };
 
 // The workspace, in scalars: the state, the partial sums of the team, the scratch.
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   using T = typename Task::T;
   T *const workspace = p.params.workspace, *const scratch = workspace + kGridScratchOffset<Task>;
   const GridTeam<T> team{{shared_memory<T>()}, workspace + kStateSize<Task>};
-  if (threadIdx.x == 0) *team.block.kept() = {p.buffers, 0, 1};
+  if (threadIdx.x == 0) *team.block.kept() = {p.buffers, 0, 1, p.sums, p.params.precision};
   GridState<Task>* const state = reinterpret_cast<GridState<Task>*>(workspace);
   if (p.params.poison)
     team.for_each(p.scratch_size, [=](Index i) { scratch[i] = std::numeric_limits<T>::quiet_NaN(); });
@@ -69,10 +70,19 @@ struct RowRoom {
   std::size_t bytes = 0;
 };
 
+// Scalars of shared memory that the rounded products of a call want.
 template <class T>
-RowRoom room_for_rows(const LinearParams<T>& params, Coordinates coordinates, const Device& device) {
-  const std::size_t fixed = GridTeam<T>::kShared * sizeof(T);
-  if (coordinates != Coordinates::kPrimal || params.tasks == 0 || device.shared_bytes < fixed) return {};
+Index sums_of_products(const LinearParams<T>& params, LinearVariant variant) {
+  const bool rounds = GridMember<T>::kRounds && params.precision != Precision::kFp32;
+  if (!rounds || variant.coordinates != Coordinates::kPrimal) return 0;
+  return block_threads(params, variant.coordinates) / kWarp * kTensorSums;
+}
+
+template <class T>
+RowRoom room_for_rows(const LinearParams<T>& params, LinearVariant variant, const Device& device) {
+  const std::size_t fixed = (GridTeam<T>::kShared + sums_of_products(params, variant)) * sizeof(T);
+  if (variant.coordinates != Coordinates::kPrimal || params.tasks == 0 || device.shared_bytes < fixed)
+    return {};
   const LinearHead<GridTeam<T>> head(params.features, params.classes, params.bias);
   const RowChunks cut = LinearSweep<GridTeam<T>>::cut(params.support.rows, params.features, head.size());
   const std::size_t bytes = static_cast<std::size_t>(KeptRows<T>::size(cut)) * sizeof(T);
@@ -83,37 +93,51 @@ RowRoom room_for_rows(const LinearParams<T>& params, Coordinates coordinates, co
   return {static_cast<unsigned>(std::min(wanted, fit)), bytes};
 }
 
+template <class Task>
+LinearLaunch plan_grid_task(const LinearParams<typename Task::T>& params, LinearVariant variant, bool reverse,
+                            const Device& device) {
+  using T = typename Task::T;
+  Arena sizing;
+  const Task task(sizing, params, reverse);
+  const RowRoom room = room_for_rows(params, variant, device);
+  const unsigned each = room.buffers > 0 ? 1 : kGridBlocksPerMultiprocessor,
+                 blocks = each * static_cast<unsigned>(device.multiprocessors);
+  const Index fixed = GridTeam<T>::kShared + sums_of_products(params, variant);
+  return {.tape_size = params.tape_size(task.slot_size(), task.head_size()),
+          .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
+          .blocks = params.tasks > 0 ? blocks : 0,
+          .threads = block_threads(params, variant.coordinates),
+          .shared_bytes = fixed * sizeof(T) + room.buffers * room.bytes,
+          .kernel = LinearKernel::kGrid,
+          .buffers = static_cast<int>(room.buffers)};
+}
+
+template <class Task>
+void start_grid_task(const LinearParams<typename Task::T>& params, LinearVariant variant, bool reverse,
+                     const LinearLaunch& how, void* stream) {
+  const Grid most{how.blocks, how.threads, how.shared_bytes, stream};
+  const LinearGridParams<typename Task::T> p{params, how.workspace_size - kGridScratchOffset<Task>,
+                                             how.buffers,
+                                             static_cast<int>(sums_of_products(params, variant))};
+  if (reverse) {
+    launch_cooperative(linear_grid_kernel<Task, true>, most, p, "linear_grid_reverse");
+  } else {
+    launch_cooperative(linear_grid_kernel<Task, false>, most, p, "linear_grid_forward");
+  }
+}
+
 template <class T>
 LinearLaunch plan_grid(const LinearParams<T>& params, LinearVariant variant, bool reverse,
                        const Device& device) {
-  return with_linear_task<GridTeam<T>>(variant, [&]<class Task> {
-    Arena sizing;
-    const Task task(sizing, params, reverse);
-    const RowRoom room = room_for_rows(params, variant.coordinates, device);
-    const unsigned each = room.buffers > 0 ? 1 : kGridBlocksPerMultiprocessor,
-                   blocks = each * static_cast<unsigned>(device.multiprocessors);
-    return LinearLaunch{.tape_size = params.tape_size(task.slot_size(), task.head_size()),
-                        .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
-                        .blocks = params.tasks > 0 ? blocks : 0,
-                        .threads = block_threads(params, variant.coordinates),
-                        .shared_bytes = GridTeam<T>::kShared * sizeof(T) + room.buffers * room.bytes,
-                        .kernel = LinearKernel::kGrid,
-                        .buffers = static_cast<int>(room.buffers)};
-  });
+  return with_linear_task<GridTeam<T>>(
+      variant, [&]<class Task> { return plan_grid_task<Task>(params, variant, reverse, device); });
 }
 
 template <class T>
 void start_grid(const LinearParams<T>& params, LinearVariant variant, bool reverse, const LinearLaunch& how,
                 void* stream) {
-  with_linear_task<GridTeam<T>>(variant, [&]<class Task> {
-    const Grid most{how.blocks, how.threads, how.shared_bytes, stream};
-    const LinearGridParams<T> p{params, how.workspace_size - kGridScratchOffset<Task>, how.buffers};
-    if (reverse) {
-      launch_cooperative(linear_grid_kernel<Task, true>, most, p, "linear_grid_reverse");
-    } else {
-      launch_cooperative(linear_grid_kernel<Task, false>, most, p, "linear_grid_forward");
-    }
-  });
+  with_linear_task<GridTeam<T>>(
+      variant, [&]<class Task> { start_grid_task<Task>(params, variant, reverse, how, stream); });
 }
 
 }  // namespace pb::cuda

@@ -21,6 +21,11 @@ namespace {
 
 using at::Tensor;
 
+// What only linear problems have, behind what they share with perceptrons; the empty names are a perceptron's.
+#define PB_ROUNDED_ARGUMENTS PB_LINEAR_ARGUMENTS, std::string_view precision
+#define PB_ROUNDED_NAMES PB_LINEAR_NAMES, {}, {}, precision
+#define PB_ROUNDED_SCHEMA PB_LINEAR_SCHEMA ", str precision=\"fp32\""
+
 // The kernels of the linear problems, as ops/unroll_halves.hpp wants them.
 struct LinearEngine {
   template <class T>
@@ -63,14 +68,14 @@ struct LinearEngine {
   }
 };
 
-Index linear_scratch_bytes(PB_LINEAR_ARGUMENTS) {
-  const LinearInputs in{PB_LINEAR_NAMES};
+Index linear_scratch_bytes(PB_ROUNDED_ARGUMENTS) {
+  const LinearInputs in{PB_ROUNDED_NAMES};
   in.check();
   return scratch_bytes<LinearEngine>(in);
 }
 
-Forward linear_unroll(PB_LINEAR_ARGUMENTS) {
-  const LinearInputs in{PB_LINEAR_NAMES};
+Forward linear_unroll(PB_ROUNDED_ARGUMENTS) {
+  const LinearInputs in{PB_ROUNDED_NAMES};
   in.check();
   return unroll<LinearEngine>(in);
 }
@@ -80,17 +85,17 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
                                               const std::optional<Tensor>& loss_bar,
                                               const std::optional<Tensor>& logits_bar, const Tensor& w,
                                               const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
-                                              PB_LINEAR_ARGUMENTS) {
-  const LinearInputs in{PB_LINEAR_NAMES};
+                                              PB_ROUNDED_ARGUMENTS) {
+  const LinearInputs in{PB_ROUNDED_NAMES};
   in.check();
   const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
   return unroll_backward<LinearEngine>(in, bars, w, logits, trajectory, needs);
 }
 
 TORCH_LIBRARY(pybilevel, m) {
-  m.def("linear_scratch_bytes(" PB_LINEAR_SCHEMA ") -> int");
-  m.def("linear_unroll(" PB_LINEAR_SCHEMA ") -> " PB_LINEAR_RESULTS);
-  m.def("linear_unroll_backward(" PB_LINEAR_BARS PB_LINEAR_SCHEMA ") -> " PB_LINEAR_COTANGENTS);
+  m.def("linear_scratch_bytes(" PB_ROUNDED_SCHEMA ") -> int");
+  m.def("linear_unroll(" PB_ROUNDED_SCHEMA ") -> " PB_LINEAR_RESULTS);
+  m.def("linear_unroll_backward(" PB_LINEAR_BARS PB_ROUNDED_SCHEMA ") -> " PB_LINEAR_COTANGENTS);
 }
 
 void implement(torch::Library& m) {

@@ -61,6 +61,7 @@ class LinearCall {
     params.bias = in.bias;
     params.truncated = in.truncated();
     params.keep = in.keep;
+    params.precision = in.parsed_precision();
     params.l2 = rows_of<const T>(in.l2);
     if (in.w0) params.w0 = rows_of<const T>(keep(*in.w0));
     if (in.buffers0) params.buffers0 = batches_of<const T>(keep(*in.buffers0));

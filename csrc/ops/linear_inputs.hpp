@@ -74,7 +74,9 @@ struct LinearInputs {
   // A perceptron's: its widths and activation. Its parameters are [B, 1, P] where those of a linear model are [B, D, c].
   at::IntArrayRef sizes = {};
   std::string_view activation = {};
+  std::string_view precision = kPrecisions[0];
 
+  Precision parsed_precision() const { return parse<Precision>("precision", precision, kPrecisions); }
   bool truncated() const { return reversed > 0 && reversed < steps; }
   void check() const;  // shapes, dtypes and names
   void check_optimizer() const;
@@ -164,6 +166,9 @@ inline void LinearInputs::check() const {
                     " coordinates are not for the loss ", loss);
   TORCH_CHECK_VALUE(variant().coordinates != Coordinates::kDual || (!buffers0 && !truncated()),
                     "pybilevel: dual coordinates take no initial velocity and no truncation");
+  TORCH_CHECK_VALUE(parsed_precision() == Precision::kFp32 || (x.is_cuda() && x.scalar_type() == at::kFloat),
+                    "pybilevel: precision is '", precision, "', which needs float32 on CUDA; x is ",
+                    x.scalar_type(), " on ", x.device(), ". Use precision 'fp32'");
   const Index tasks = x.size(0), rows = x.size(1);
   const auto [model_rows, model_columns] = model();
   detail::check_targets("y", y, x, classes);

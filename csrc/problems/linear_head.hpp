@@ -39,18 +39,18 @@ class LinearHead {
     if (bias_) team.for_each(classes, [=](Index k) { w[features][k] = head[classes * stride + k]; });
   }
 
-  // Scores [c, score_stride] of `rows` rows of x, without the bias.
+  // Scores [c, score_stride] of `rows` rows of x, without the bias. `rounded`, here and in gather: see Shape.
   template <class Member>
   PB_HD void scores(const Member& member, const T* head, Matrix<const T> x, Index rows, T* out,
-                    Index score_stride) const {
-    member.dots({classes_, features_, rows}, weight(head), x, {out, score_stride, 1});
+                    Index score_stride, bool rounded = false) const {
+    member.dots({classes_, features_, rows, false, false, rounded}, weight(head), x, {out, score_stride, 1});
   }
 
   // head += R X for rows of x with class-major coefficients R [c, stride of r], whose padding to whole lanes is zero.
   template <class Member>
-  PB_HD void gather(const Member& member, const T* r, Index r_stride, Matrix<const T> x, Index rows,
-                    T* head) const {
-    member.mix({classes_, features_, rows, true}, {r, r_stride, 1}, x, weight(head));
+  PB_HD void gather(const Member& member, const T* r, Index r_stride, Matrix<const T> x, Index rows, T* head,
+                    bool rounded = false) const {
+    member.mix({classes_, features_, rows, true, false, rounded}, {r, r_stride, 1}, x, weight(head));
     if (bias_) member.row_sums({classes_, round_up(rows, Team::kLanes), 0, true}, {r, r_stride}, bias(head));
   }
 

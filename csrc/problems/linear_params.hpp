@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/placed_plan.hpp"
+#include "core/precision.hpp"
 #include "core/setting.hpp"
 #include "core/view.hpp"
 
@@ -56,7 +57,8 @@ struct LinearParams : UnrollParams {
   Batch<const T> w_final, logits_final;  // the results of the forward half, read by the reverse half
 
   T* workspace = nullptr;  // CUDA: [blocks, workspace_size], for scratch that does not fit in shared memory
-  bool poison = false;     // tests: fill fresh scratch with NaN
+  Precision precision = Precision::kFp32;  // of the products that Shape::rounded names; CUDA, float
+  bool poison = false;                     // tests: fill fresh scratch with NaN
 
   // Scalars of the trajectory that belong to one task, given those of a slot and of a model.
   PB_HD Index tape_size(Index slot, Index head) const {

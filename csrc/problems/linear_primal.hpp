@@ -80,7 +80,7 @@ class LinearPrimal {
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const bool read = !known || wanted;
       const Matrix<const T> x = read ? sweep_.near(member, x_, first, rows) : Matrix<const T>{};
-      if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride);
+      if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
         if (known) {
           rows_.recall(first + i, known);
@@ -91,7 +91,7 @@ class LinearPrimal {
         }
         rows_.residual(first + i, {residual_ + first + i, stride});
       });
-      if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial);
+      if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial, true);
     });
     if (!wanted) return;
     sweep_.collect(team, g, false);
@@ -104,13 +104,13 @@ class LinearPrimal {
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x = sweep_.near(member, x_, first, rows);
       T* const u = work_ + first;
-      head_.scores(member, v, x, rows, u, stride);
+      head_.scores(member, v, x, rows, u, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
         const Row<Team> row{u + i, stride};
         for (Index k = 0; k < params_.classes; ++k) row.set(k, row[k] + head_.bias(v)[k]);
         rows_.pullback(first + i, row);
       });
-      head_.gather(member, u, stride, x, rows, partial);
+      head_.gather(member, u, stride, x, rows, partial, true);
       if (x_bar_) {
         const Matrix<T> x_bar{x_bar_[first], x_bar_.row};
         head_.spread(member, residual_ + first, stride, v, rows, x_bar, true);

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.checks import check_floating
-from pybilevel.engine import implicit, spectral
+from pybilevel.engine import fused, implicit, spectral
 from pybilevel.engine.batches import Batches, check_rows
 from pybilevel.engine.batches import normalise as normalise_batches
-from pybilevel.engine.call import Backend, Call, Inner
+from pybilevel.engine.call import Backend, Call, Inner, Precision
+from pybilevel.engine.precision import PRECISIONS
+from pybilevel.engine.precision import check as check_rounding
 from pybilevel.engine.state import State
 from pybilevel.engine.tasks import Tasks
 from pybilevel.engine.tasks import normalise as normalise_tasks
@@ -43,11 +45,13 @@ def normalise(
     randomness: Literal["different", "same", "error"] = "different",
     callback: Callable[..., Any] | None = None,
     backend: Backend = "auto",
+    precision: Precision = "fp32",
 ) -> Call:
     """The arguments of `unroll`, checked and in one form. The checks read tensors on CPU only, and never sync."""
     _check_callback(callback)
     _check_choice("backend", backend, BACKENDS)
     _check_choice("randomness", randomness, RANDOMNESS)
+    _check_choice("precision", precision, PRECISIONS)
     steps = _steps(steps)
     _check_method(method)
     _check_optimizer(optimizer)
@@ -81,7 +85,10 @@ def normalise(
         batches=found,
         mapped=mapped,
         callback=callback,
+        precision=precision,
     )
+    if precision != "fp32":
+        check_rounding(call, fused.reasons(call))
     if isinstance(method, Spectral):
         spectral.check(call)
     if isinstance(method, Implicit):

@@ -17,6 +17,7 @@ from pybilevel.problems import Problem
 from pybilevel.schedules import Schedule
 
 Backend = Literal["auto", "fused", "generic"]
+Precision = Literal["fp32", "3xtf32", "tf32"]
 Inner = Problem | Callable[..., Tensor]
 
 
@@ -40,6 +41,7 @@ class Call(NamedTuple):
         batches: one mini-batch a step, or None.
         mapped: the tasks of a callable, which w0 then has on axis 0 of every leaf, or None.
         callback: told every inner step, or None.
+        precision: of the products of large linear problems on CUDA; see `engine.precision`.
     """
 
     inner: Inner
@@ -57,6 +59,7 @@ class Call(NamedTuple):
     batches: Batches | None = None
     mapped: Tasks | None = None
     callback: Callback | None = None
+    precision: Precision = "fp32"
 
     @property
     def problem(self) -> Problem | None:

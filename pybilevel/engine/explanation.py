@@ -24,6 +24,7 @@ class Explanation:
         bytes_moved: bytes read and written by both halves, None if unknown.
         peak_memory: extra bytes at the peak of both halves, the workspace of one step included.
         tangents: how many tangents travel with the iterate, for `pb.Forward`.
+        precision: what the fused kernels of linear problems multiply in, and the rounding to expect, in words.
     """
 
     backend: str
@@ -38,6 +39,7 @@ class Explanation:
     bytes_moved: int | None
     peak_memory: int
     tangents: int | None = None
+    precision: str | None = None
 
     def __str__(self) -> str:
         """One line a field; unknown ones are left out."""
@@ -45,6 +47,7 @@ class Explanation:
             ("backend", self.backend),
             ("coordinates", self.coordinates),
             ("regime", self.regime),
+            ("precision", self.precision),
             ("schedule", self.schedule),
             ("steps", f"{self.steps}, {self.slots} slots, recomputation factor {self.recomputation:.3g}"),
             ("tangents", self.tangents),

@@ -14,6 +14,7 @@ from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import Layout, lay_out, restore
 from pybilevel.engine.native import NATIVE, counts_steps, has_kernel
 from pybilevel.engine.perceptron import MlpLayout
+from pybilevel.engine.precision import describe as describe_precision
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
@@ -164,6 +165,9 @@ def describe_layout(layout: Layout | MlpLayout) -> Explanation:
     return Explanation(
         backend="fused",
         coordinates=layout.coordinates if isinstance(layout, Layout) else None,
+        precision=describe_precision(call.precision, layout.coordinates, tensors[0].dtype)
+        if isinstance(layout, Layout)
+        else None,
         regime=f"{REGIMES[layout.regime]}; {layout.why}",
         reasons=(),
         schedule=storage.schedule.describe()

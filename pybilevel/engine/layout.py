@@ -100,6 +100,7 @@ class Layout(NamedTuple):
             *(loss, self.coordinates, self.regime, optimizer, self.size.c, bias, scale, query_scale),
             *(flags, buffers, start),
             *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
+            self.call.precision,
         )
 
 

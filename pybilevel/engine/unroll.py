@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pybilevel.engine import forward, fused, generic, implicit, spectral
 from pybilevel.engine.arguments import normalise
-from pybilevel.engine.call import Backend, Call, Inner
+from pybilevel.engine.call import Backend, Call, Inner, Precision
 from pybilevel.engine.state import State
 from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
@@ -28,6 +28,7 @@ def unroll(
     randomness: Literal["different", "same", "error"] = "different",
     callback: Callable[..., Any] | None = None,
     backend: Backend = "auto",
+    precision: Precision = "fp32",
 ) -> Any:
     """The parameters w_T after T inner steps, as an ordinary autograd node.
 
@@ -74,6 +75,9 @@ def unroll(
             (one sweep of recomputation more, at most). Its method `on_reverse`, if it has one, is called with a
             `pb.ReverseStep` (step, cotangent, its norm) at every step of each backward. Not fused.
         backend: "auto", "fused" (raises if it cannot) or "generic".
+        precision: of the products of a large linear problem with its features, in float32 on CUDA: "fp32"; "3xtf32",
+            three tensor-core products, about as exact; "tf32", one, of operands rounded to 10 bits (relative error
+            5e-4 each). Anywhere else only "fp32". No GPU has run it yet: `benchmarks/gpu.sh precision` tells what pays.
 
     Returns:
         w_T like w0 (half and bfloat16 problems are computed and returned in float32), or (w_T, State).
@@ -112,6 +116,7 @@ def unroll(
         randomness=randomness,
         callback=callback,
         backend=backend,
+        precision=precision,
     )
     w, last = dispatch(call)
     return (w, last) if call.return_state else w

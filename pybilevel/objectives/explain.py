@@ -47,7 +47,7 @@ def explain(verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
 
 def _explain_meta(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
     given = signature(ml_objective).bind(*args, **kwargs).arguments
-    shared = [name for name in ("steps", "optimizer", "memory", "backend") if name in given]
+    shared = [name for name in ("steps", "optimizer", "memory", "backend", "precision") if name in given]
     options: dict[str, Any] = {name: given.pop(name) for name in shared}
     w0 = given.pop("w0", None)
     inner, outer = problem_pair(**given)

@@ -33,8 +33,8 @@ def ho_objective(
         outer: a fused problem on the validation data (one operator each way, if inner is fused too and has the same
             loss), or a callable w_T -> number.
         w0, hparams, steps, optimizer: as in `pb.unroll`.
-        options: `batches`, `in_dims`, `randomness`, `method`, `memory`, `state`, `callback` and `backend`, as in
-            `pb.unroll`.
+        options: `batches`, `in_dims`, `randomness`, `method`, `memory`, `state`, `callback`, `backend` and
+            `precision`, as in `pb.unroll`.
 
     Returns:
         E: () without task dimensions, else [*B], one a task; what a callable `outer` returns.

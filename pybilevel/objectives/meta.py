@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from pybilevel.checks import check_floating, check_same
-from pybilevel.engine.call import Backend
+from pybilevel.engine.call import Backend, Precision
 from pybilevel.objectives.outer import evaluate
 from pybilevel.optimizers import Optimizer
 from pybilevel.problems import LeastSquares, LinearProblem, SoftmaxRegression
@@ -38,6 +38,7 @@ def ml_objective(
     num_classes: int | None = None,
     memory: str | int | Schedule = "auto",
     backend: Backend = "auto",
+    precision: Precision = "fp32",
 ) -> MetaObjective:
     """The query loss of linear models trained on the support sets, one a task: hyper-representation's objective.
 
@@ -60,7 +61,7 @@ def ml_objective(
         w0: [*B, d+1, c] (without bias [*B, d, c]) initial models; None: zeros.
         bias: give each model a bias.
         num_classes: c; None: the largest class + 1, which reads the labels.
-        memory, backend: as in `pb.unroll`.
+        memory, backend, precision: as in `pb.unroll`.
 
     Returns:
         loss [*B], one a task (take the mean for the meta-objective), and logits [*B, m, c].
@@ -75,7 +76,16 @@ def ml_objective(
     inner, outer = problem_pair(
         support, support_y, query, query_y, loss, l2, weights, query_weights, bias, num_classes
     )
-    found = evaluate(inner, outer, w0, steps=steps, optimizer=optimizer, memory=memory, backend=backend)
+    found = evaluate(
+        inner,
+        outer,
+        w0,
+        steps=steps,
+        optimizer=optimizer,
+        memory=memory,
+        backend=backend,
+        precision=precision,
+    )
     return MetaObjective(found.loss, found.logits)
 
 

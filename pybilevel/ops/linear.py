@@ -4,15 +4,15 @@
                              setting0? [B,T], ..., setting4? [B,T],
                              query_x? [B,m,d], query_y? [B,m] | [B,m,c], query_weights? [B,m],
                              loss, coordinates, regime, optimizer, classes, bias, scale, query_scale,
-                             flags, buffers, start, steps, plan [ops], slots, reversed, keep)
+                             flags, buffers, start, steps, plan [ops], slots, reversed, keep, precision="fp32")
         -> w [B,D,c], buffers [K,B,D,c], outer [B|0], logits [B,m,c], trajectory [B*,tape], status [B]
 
 B tasks, n rows, d features, c classes, D = d + bias, T steps, m query rows (0 without a query set), K = `buffers` of
 the optimizer beside w. Settings and flags are those of `optimizers.NativeOptimizer`, in its order; `start` steps were
 taken before these (Adam's bias correction counts them). The plan is a tensor of int32 on the CPU, and reverses the last
 `reversed` steps; 0: the call cannot be reversed. `status` is -1, or the first t for which w_t is not finite.
-`outer` is query_scale * sum_i query_weights_i * loss_i. With `keep`, a slot of the trajectory holds the predictions of
-its state too.
+`precision` other than "fp32" is for float32 on CUDA. `outer` is query_scale * sum_i query_weights_i * loss_i. With
+`keep`, a slot of the trajectory holds the predictions of its state too.
 """
 
 from typing import Any
@@ -125,6 +125,7 @@ def _fake(
     slots: int,
     reversed: int,
     keep: bool,
+    precision: str = "fp32",
 ) -> tuple[Tensor, ...]:
     tasks, rows = x.shape[0], x.shape[2] + int(bias)
     queries = 0 if query_x is None else query_x.shape[1]

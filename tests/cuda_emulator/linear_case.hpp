@@ -29,12 +29,13 @@ struct Case {
 };
 
 /// The params of a case and everything that they point to. The same case and seed give the same inputs.
-class Batch {
+template <class T>
+class BatchOf {
  public:
   using Index = pb::Index;
-  pb::LinearParams<double> params;
+  pb::LinearParams<T> params;
 
-  Batch(const Case& c, Index tape_size) : case_(c) {
+  BatchOf(const Case& c, Index tape_size) : case_(c) {
     params.tasks = c.tasks, params.features = c.features, params.classes = c.classes, params.steps = c.steps;
     params.bias = c.bias, params.poison = true;
     model_rows_ = c.features + c.bias;
@@ -76,40 +77,39 @@ class Batch {
   /// Every result, in one fixed order (the trajectory, whose layout is the backend's own, left out).
   std::vector<double> outcome() const {
     std::vector<double> all(status_.begin(), status_.end());
-    for (const std::vector<double>& part : results_) {
+    for (const std::vector<T>& part : results_) {
       if (part.data() != params.trajectory) all.insert(all.end(), part.begin(), part.end());
     }
     return all;
   }
 
  private:
-  double* inputs(Index count, double scale) {
+  T* inputs(Index count, double scale) {
     std::normal_distribution<double> normal;
-    std::vector<double> values(static_cast<std::size_t>(count));
-    for (double& value : values) value = scale * normal(random_);
+    std::vector<T> values(static_cast<std::size_t>(count));
+    for (T& value : values) value = static_cast<T>(scale * normal(random_));
     return inputs_.emplace_back(std::move(values)).data();
   }
 
-  double* positive_inputs(Index count, double scale) {
-    double* const values = inputs(count, 1);
+  T* positive_inputs(Index count, double scale) {
+    T* const values = inputs(count, 1);
     for (Index i = 0; i < count; ++i) values[i] = scale * (0.5 + 0.5 / (1 + values[i] * values[i]));
     return values;
   }
 
-  double* results(Index count) {
-    return results_.emplace_back(static_cast<std::size_t>(count), std::numeric_limits<double>::quiet_NaN())
-        .data();
+  T* results(Index count) {
+    return results_.emplace_back(static_cast<std::size_t>(count), std::numeric_limits<T>::quiet_NaN()).data();
   }
 
   Index model_size() const { return model_rows_ * case_.classes; }
   Index buffer_size() const { return case_.tasks * model_size(); }
 
-  pb::Batch<const double> model_inputs() { return {inputs(buffer_size(), 0.5), model_size(), case_.classes}; }
+  pb::Batch<const T> model_inputs() { return {inputs(buffer_size(), 0.5), model_size(), case_.classes}; }
 
-  pb::Batch<double> model_results() { return {results(buffer_size()), model_size(), case_.classes}; }
+  pb::Batch<T> model_results() { return {results(buffer_size()), model_size(), case_.classes}; }
 
   // Positive: some are sums of squares.
-  void set_buffers(pb::Batches<const double>& values, pb::Batches<double>& bars) {
+  void set_buffers(pb::Batches<const T>& values, pb::Batches<T>& bars) {
     const Index count = params.optimizer.buffers;
     values = {{positive_inputs(count * buffer_size(), 0.5), model_size(), case_.classes}, buffer_size()};
     bars = {{results(count * buffer_size()), model_size(), case_.classes}, buffer_size()};
@@ -119,7 +119,7 @@ class Batch {
   void set_optimizer() {
     const pb::OptimizerInfo& row = pb::info(case_.optimizer);
     const bool sgd = case_.optimizer == pb::InnerOptimizer::kSgd;
-    pb::OptimizerParams<double>& p = params.optimizer;
+    pb::OptimizerParams<T>& p = params.optimizer;
     p.row = static_cast<int>(case_.optimizer), p.start = case_.start;
     p.flags = sgd ? case_.nesterov : 1u;
     unsigned present = 0;
@@ -134,20 +134,20 @@ class Batch {
     p.buffers = pb::count_buffers(row, present, p.flags);
   }
 
-  pb::Setting<double> setting(double scale) {
+  pb::Setting<T> setting(double scale) {
     const Index steps = case_.steps;
     return {{positive_inputs(case_.tasks * steps, scale), steps, 1},
             {results(case_.tasks * steps), steps, 1}};
   }
 
-  void set_data(pb::LinearData<double>& data, Index rows) {
+  void set_data(pb::LinearData<T>& data, Index rows) {
     const Index features = case_.features, classes = case_.classes, all = case_.tasks * rows;
     data.rows = rows;
     data.x = {inputs(all * features, 1), rows * features, features};
     data.x_bar = {results(all * features), rows * features, features};
     data.weights = {positive_inputs(all, 1), rows, 1};
     data.weights_bar = {results(all), rows, 1};
-    data.scale = 1.0 / static_cast<double>(rows);
+    data.scale = static_cast<T>(1.0 / static_cast<double>(rows));
     if (case_.soft || case_.loss == pb::LinearLoss::kSquared) {
       data.targets = {positive_inputs(all * classes, 0.7), rows * classes, classes};
       data.targets_bar = {results(all * classes), rows * classes, classes};
@@ -172,8 +172,10 @@ class Batch {
   Case case_;
   Index model_rows_ = 0;
   std::mt19937_64 random_{7};
-  std::deque<std::vector<double>> inputs_, results_;
+  std::deque<std::vector<T>> inputs_, results_;
   std::deque<std::vector<std::int64_t>> labels_;
   std::vector<int> status_;
   pb::PlacedPlan plan_;
 };
+
+using Batch = BatchOf<double>;
