@@ -42,14 +42,6 @@ def test_nothing_wanted_leaves_no_graph():
         forward(lambda w: w.cos().sum(), w0)
 
 
-def test_second_derivatives_say_what_to_do():
-    w0, h = leaf(4), leaf(4)
-    w = forward(lambda w, h: (w.cos() * h).sum(), w0, h)
-    (gradient,) = torch.autograd.grad(w.sin().sum(), h, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"differentiated twice.*plain PyTorch"):
-        gradient.sum().backward()
-
-
 def test_divergence_names_the_first_bad_step():
     lr = torch.full((STEPS,), 0.1)
     lr[2] = 1e38

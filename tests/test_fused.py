@@ -66,14 +66,6 @@ def test_no_grad_and_inference_mode_give_the_same_values():
         assert not found.requires_grad and torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("create", [lambda x: unroll(problem(x)), lambda x: objective(x).loss])
-def test_double_backward_says_what_to_do(create):
-    x = leaf(3, 6, 4)
-    (gradient,) = torch.autograd.grad(create(x).square().sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"double backward.*again.*create_graph"):
-        gradient.sum().backward()
-
-
 def objective(x):
     y = torch.arange(18).reshape(3, 6) % 3
     return pb.ml_objective(x, y, x.detach(), y, steps=3, optimizer=pb.SGD(0.3), num_classes=3)

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 from meter import Meter
-from mlp_cases import Built, MlpCase, solve
+from mlp_cases import MlpCase, solve
 from tolerance import assert_all_match, assert_matches
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -239,14 +239,6 @@ def test_divergence_names_its_step():
     with pytest.raises(pb.DivergenceError) as at_once:
         pb.unroll(problem, w0, steps=3, optimizer=SGD, backend="fused")
     assert at_once.value.step == 0
-
-
-def test_double_backward_is_refused_in_words():
-    leaves = (case := MlpCase()).inputs()
-    loss = Built(case, leaves).run()["loss"].sum()
-    (bar,) = torch.autograd.grad(loss, leaves["x"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="double backward"):
-        bar.sum().backward()
 
 
 def test_explain():

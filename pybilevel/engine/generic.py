@@ -18,6 +18,7 @@ from pybilevel.engine.state import State
 from pybilevel.engine.storage import storage_for
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
+from pybilevel.ops.twice import double_backward
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -121,10 +122,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> Any:
-        raise RuntimeError(
-            "pb.unroll was differentiated twice (create_graph=True), which this version does not do: write the inner "
-            "loop in plain PyTorch where you need second derivatives of the outer objective"
-        )
+        raise double_backward()
 
 
 def once(found: list[Tensor | None], anchors: list[Tensor]) -> list[Tensor | None]:

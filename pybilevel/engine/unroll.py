@@ -95,7 +95,7 @@ def unroll(
 
     Raises:
         ValueError, TypeError: an argument is wrong; the text names it, its value and the remedy.
-        NotImplementedError, RuntimeError: in the backward, with create_graph=True: gradients of gradients.
+        NotImplementedError: in the backward of a hypergradient (create_graph=True): it cannot be differentiated again.
         BackendError: backend="fused" cannot run the call; the text lists every reason.
         DivergenceError: an iterate is not finite (checked on CPU only); `.step` is the first.
 

@@ -58,9 +58,9 @@ def hypergradient(
             and 2e-2 in float32; long or chaotic training may exceed them in float32 by rounding.
 
     Returns:
-        (value, grads): value as `pb.ho_objective` returns it, detached. grads like `wrt`, of every path from a tensor
-        to the value, by w_T or by outer itself; zeros where there is none; None for leaves of wrt that are not
-        floating tensors.
+        (value, grads), constants both, which cannot be differentiated: value as `pb.ho_objective` returns it; grads
+        like `wrt`, of every path from a tensor to the value, by w_T or by outer itself; zeros where there is none; None
+        for leaves of wrt that are not floating tensors.
 
     Cost: as `pb.ho_objective`, forward and backward; verify adds about 4 gradients of the inner loss a step and three
     evaluations of outer, whatever the number of inputs.

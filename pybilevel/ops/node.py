@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pybilevel.ops.freed import check_alive
 from pybilevel.ops.optimizers import OPTIMIZERS, SETTINGS
+from pybilevel.ops.twice import double_backward
 
 BEFORE = ("x or support", "y or support_y", "weights", "l2", "w0", "the buffers of state")
 BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
@@ -113,11 +114,7 @@ class _OnceOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(
-            "double backward: hypergradients of fused problems cannot be differentiated again. Leave out "
-            'create_graph=True, or differentiate the plain loop twice (backend="generic" has the same limit; '
-            "pybilevel.engine.oracle has not)."
-        )
+        raise double_backward()
 
 
 def _keep(
