@@ -29,8 +29,6 @@ SETUP = dict(BLOCK.findall(PAGE))["setup"]
 LIBRARIES = {"higher", "torchopt", "learn2learn", "hypergrad"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 INSTALLED = LIBRARIES & set(EXTRAS["bench"])
-    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
-)
 PAIRS = [(title, kind) for title, blocks in SECTIONS.items() for kind in blocks if kind != "pybilevel"]
 
 _DESCENT = """
