@@ -1,11 +1,13 @@
 """Mini-batches of fused problems are row indices: each step's loss is that of its rows."""
 
+from functools import partial
+
 import pytest
 import torch
 from generic_laws import STEPS, assert_law, generic, leaf
 from tolerance import assert_matches
 
-from pybilevel import explain
+from pybilevel import explain, ho_objective, ml_objective
 from pybilevel.engine import oracle
 from pybilevel.engine.unroll import unroll
 from pybilevel.errors import BackendError
@@ -160,3 +162,51 @@ def test_bad_rows_say_what_and_what_to_do(case):
     attempt, error, text = ERRORS[case]
     with pytest.raises(error, match=text):
         attempt()
+
+
+# ------------------------------------------------------------------------------------------------ in the objectives
+
+
+def two_levels():
+    """Data and problems of both levels: x, y, q, v, inner, outer."""
+    x, q = leaf(3, 6, 4), leaf(3, 5, 4)
+    y, v = (torch.arange(k).expand(3, k) % 3 for k in (6, 5))
+    return x, y, q, v, SoftmaxRegression(x, y), SoftmaxRegression(q, v)
+
+
+def assert_plain(value, inputs, exact):
+    assert_matches(value, exact, "value")
+    found, expected = (torch.autograd.grad(z.sum(), list(inputs.values())) for z in (value, exact))
+    for name, a, b in zip(inputs, found, expected, strict=True):
+        assert_matches(a, b, name)
+
+
+@pytest.mark.parametrize("memory", [StoreAll(), Revolve(2), "1MiB"], ids=str)
+def test_ho_objective_on_rows_is_the_plain_loop(memory):
+    rows = torch.randint(6, (STEPS, 3, 2))
+    x, y, q, _, inner, outer = two_levels()
+    options = {"steps": STEPS, "optimizer": SGD(0.3), "batches": rows, "memory": memory}
+    plain = rows_of(partial(SoftmaxRegression, num_classes=3), x, y, torch.ones(3, 6).double(), 0.0)
+    w, _ = oracle.unroll(plain, inner.initial(), steps=STEPS, lr=0.3, batches=rows)
+    assert_plain(ho_objective(inner, outer, **options), {"x": x, "q": q}, outer(w))
+    explained = explain(ho_objective, inner, outer, **options)
+    assert explained.backend == "generic" and "batches are given" in explained.reasons[0]
+    for run in (ho_objective, partial(explain, ho_objective)):
+        with pytest.raises(BackendError, match="batches are given"):
+            run(inner, outer, backend="fused", **options)
+
+
+@pytest.mark.parametrize("verb", ["ho_objective", "ml_objective"])
+def test_a_step_size_a_parameter_in_the_objectives_is_the_plain_loop(verb):
+    lr = leaf(3, 5, 3, low=0.1)
+    x, y, q, v, inner, outer = two_levels()
+    verb, args = (ho_objective, (inner, outer)) if verb == "ho_objective" else (ml_objective, (x, y, q, v))
+    options = {"steps": STEPS, "optimizer": SGD(lr)}
+    value = verb(*args, **options)
+    w, _ = oracle.unroll(inner, inner.initial(), steps=STEPS, lr=[lr])
+    assert_plain(getattr(value, "loss", value), {"x": x, "q": q, "lr": lr}, outer(w))
+    explained = explain(verb, *args, **options)
+    assert explained.backend == "generic" and "lr has a value a parameter" in explained.reasons[0]
+    for run in (verb, partial(explain, verb)):
+        with pytest.raises(BackendError, match="lr has a value a parameter"):
+            run(*args, backend="fused", **options)
