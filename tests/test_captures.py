@@ -58,10 +58,31 @@ def test_attributes_and_methods_capture_too():
     assert_law(inner, w0, inputs={"w0": w0, "center": inner.center}, lr=0.1)
 
 
+def test_a_custom_function_of_a_captured_leaf_is_fine():
+    scale, w0 = leaf(4), leaf(4)
+    assert_law(lambda w: (Square.apply(scale) * w.cos()).sum(), w0, inputs={"scale": scale, "w0": w0}, lr=0.1)
+
+
 def test_a_capture_that_cannot_be_replaced_is_an_error_that_names_it():
     net = torch.nn.Linear(4, 1).double()
+    derived = 2 * net.weight
     with pytest.raises(ValueError, match=r"inner uses weight \[1, 4\] torch.float64 in a way that hides it"):
-        generic(lambda w: (Square.apply(net.weight) * w).sum(), leaf(4), lr=0.1)
+        generic(lambda w: (Square.apply(derived) * w + net.bias).sum(), leaf(4), lr=0.1)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_hook_of_a_captured_leaf_runs_once_on_its_whole_gradient(when):
+    scale, w0, seen = leaf(4), leaf(4), []
+    plain = generic(lambda w: (scale * w.cos()).sum(), w0, lr=0.1)
+    expected = gradients(plain, {"scale": scale})["scale"]
+    hook = (lambda: scale.register_hook(seen.append)) if when == "before" else lambda: None
+    hook()
+    w = generic(lambda w: (scale * w.cos()).sum(), w0, lr=0.1)
+    if when == "after":
+        scale.register_hook(seen.append)
+    (found,) = torch.autograd.grad(w.sin().sum(), scale)
+    assert len(seen) == 1 and torch.equal(seen[0], found)
+    assert torch.equal(found, expected)
 
 
 def test_a_capture_in_a_later_branch_is_an_error_that_names_it():

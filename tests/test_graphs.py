@@ -3,11 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from custom_functions import Square
 from generic_laws import assert_same_run, gradients, leaf, network, network_case
 from meter import Meter
 from torch import nn
 
 import pybilevel as pb
+from pybilevel.engine.formulas import SAME
+from pybilevel.ops import graph_leaves
 
 STEPS = 6
 KEPT = "the graph of every step is kept"
@@ -150,3 +153,78 @@ def test_memory_is_forecast_and_a_budget_decides(steps):
         if memory > 1 << 21:
             assert abs(explanation.peak_memory - meter.peak) <= 0.15 * meter.peak
     assert peaks[1 << 26] > peaks[1 << 21]
+
+
+A, B, V = torch.randn(5, 7), torch.randn(5, 7), torch.randn(7)
+OPERATIONS = {
+    "Abs": lambda x: x.abs(),
+    "Add": lambda x: x + A,
+    "Addmm": lambda x: torch.addmm(V[:5], x, B.T),
+    "Bmm": lambda x: torch.bmm(x[None], B.T[None]),
+    "Cat": lambda x: torch.cat((x, x.cos())),
+    "Clone": lambda x: x.clone(),
+    "Convolution": lambda x: F.conv1d(x[None], A[:, :, None].expand(5, 7, 3)[:, :5]),
+    "Cos": lambda x: x.cos(),
+    "Div": lambda x: A / x + x / B,
+    "Dot": lambda x: torch.dot(x[0], V),
+    "Exp": lambda x: x.exp(),
+    "Expand": lambda x: x[None].expand(3, 5, 7),
+    "Log": lambda x: x.abs().log(),
+    "LogSoftmax": lambda x: x.log_softmax(1),
+    "Mean": lambda x: x.mean(),
+    "Mean1": lambda x: x.mean(1),
+    "Mm": lambda x: x @ B.T,
+    "Mul": lambda x: x * x.cos() * A,
+    "Mv": lambda x: x @ V,
+    "Neg": lambda x: -x,
+    "NllLoss": lambda x: F.cross_entropy(x, torch.arange(5)),
+    "Permute": lambda x: x.permute(1, 0),
+    "Pow": lambda x: x**3,
+    "Relu": lambda x: x.relu(),
+    "Rsub1": lambda x: 2 - x,
+    "Select": lambda x: x[1],
+    "Sigmoid": lambda x: x.sigmoid(),
+    "Sin": lambda x: x.sin(),
+    "Softmax": lambda x: x.softmax(0),
+    "Sqrt": lambda x: x.abs().sqrt(),
+    "Squeeze": lambda x: x[None].squeeze(),
+    "Squeeze1": lambda x: x[None].squeeze(0),
+    "Sub": lambda x: A - x,
+    "Sum": lambda x: x.sum(),
+    "Sum1": lambda x: x.sum(0),
+    "T": lambda x: F.linear(A, x),
+    "Tanh": lambda x: x.tanh(),
+    "Transpose": lambda x: x.transpose(0, 1),
+    "UnsafeView": lambda x: (x[None].expand(2, 5, 7).transpose(0, 1) @ B.T).cos(),
+    "Unsqueeze": lambda x: x[None],
+    "View": lambda x: x.flatten(),
+}
+
+
+def test_an_example_for_every_operation_of_one_formula():
+    assert {f"{name.rstrip('1')}Backward{int(name[-1] == '1')}" for name in OPERATIONS} == SAME
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operations_of_one_formula_have_the_same_bits_with_a_graph_of_their_gradient(
+    name, dtype, monkeypatch
+):
+    for constant in ("A", "B", "V"):
+        monkeypatch.setitem(globals(), constant, globals()[constant].to(dtype))
+    x = torch.randn(5, 7, dtype=dtype, requires_grad=True)
+    value = (OPERATIONS[name](x).sin() * torch.rand(())).sum()
+    _, kinds = graph_leaves(value, [x])
+    assert f"{name.rstrip('1')}Backward{int(name[-1] == '1')}" in kinds
+    (plain,) = torch.autograd.grad(value, x, retain_graph=True)
+    (kept,) = torch.autograd.grad(value, x, create_graph=True)
+    assert torch.equal(plain, kept)
+
+
+def test_leaves_and_kinds_of_a_graph():
+    x, own, other = leaf(3), leaf(3), leaf(3)
+    inner = x.exp()
+    foreign, kinds = graph_leaves((Square.apply(inner * own) + other.detach()).sum(), [inner])
+    assert [id(t) for t in foreign] == [id(own)]
+    assert sorted(kinds) == ["AddBackward0", "MulBackward0", "SumBackward0", "custom"]
+    assert graph_leaves(torch.ones(()), []) == ([], [])

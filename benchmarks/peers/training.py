@@ -101,6 +101,7 @@ def _store_all(budget: str) -> Any:
 
 CONTENDERS: dict[str, Run] = {
     "pybilevel, budget": ours(lambda budget: budget),
+    "pybilevel, auto": ours(lambda budget: "auto"),
     "pybilevel, StoreAll": ours(_store_all),
     "eager": eager,
     "higher": higher,

@@ -2,9 +2,10 @@
 //
 //   pybilevel::optimizer_step       w and buffers after the step
 //   pybilevel::optimizer_pullback   cotangents of w, buffers, gradient and settings before it
+//   pybilevel::optimizer_node       the step as a node of autograd's graph, whose backward is the pullback
 //
-// pybilevel/ops/optimizers.py documents the arguments. CPU; no autograd, no fake implementation: the engine calls them
-// where neither is needed.
+// pybilevel/ops/optimizers.py documents the arguments. CPU; no autograd but that of the node, no fake implementation: the
+// engine calls them where neither is needed.
 #include "cpu/optimizer.hpp"
 
 #include <ATen/Parallel.h>
@@ -13,9 +14,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -196,6 +200,55 @@ std::vector<Tensor> optimizer_pullback(at::TensorList w, at::TensorList g, at::T
              : run_pullback<float>(w, g, buffers, w_bar, buffers_bar, settings, optimizer, flags, start);
 }
 
+// A node from (w, g, buffers) to w and buffers after the step. Its backward leaves the cotangents of the settings in
+// row t of `record` [steps, kMaxSettings]: as gradients of their own they would cost a node each.
+struct StepNode : torch::autograd::Function<StepNode> {
+  using Context = torch::autograd::AutogradContext;
+  using Tensors = std::vector<Tensor>;
+
+  static Tensors forward(Context* context, at::TensorList tensors, const Settings& settings,
+                         const std::string& optimizer, Index flags, Index start, Index count,
+                         const Tensor& record, Index t) {
+    context->save_for_backward(tensors.vec());
+    auto& kept = context->saved_data;
+    kept["settings"] = settings;
+    kept["optimizer"] = optimizer;
+    kept["numbers"] = std::vector<std::int64_t>{flags, start, count, t};
+    kept["record"] = record;
+    const auto n = static_cast<std::size_t>(count);
+    return optimizer_step(tensors.slice(0, n), tensors.slice(n, n), tensors.slice(2 * n), settings, optimizer,
+                          flags, start);
+  }
+
+  static Tensors backward(Context* context, const Tensors& bars) {
+    auto& kept = context->saved_data;
+    const auto numbers = kept["numbers"].toIntVector();
+    const Tensors saved = context->get_saved_variables();
+    const at::TensorList tensors(saved), given(bars);
+    const auto n = static_cast<std::size_t>(numbers[2]);
+    Tensors found = optimizer_pullback(tensors.slice(0, n), tensors.slice(n, n), tensors.slice(2 * n),
+                                       given.slice(0, n), given.slice(n), kept["settings"].to<Settings>(),
+                                       kept["optimizer"].toStringRef(), numbers[0], numbers[1]);
+    kept["record"].toTensor().select(0, numbers[3]).copy_(found.back());
+    // the operator gives w, buffers, g
+    const auto first = found.begin(), g = found.end() - 1 - static_cast<std::ptrdiff_t>(n);
+    Tensors ordered(first, first + static_cast<std::ptrdiff_t>(n));
+    ordered.insert(ordered.end(), g, found.end() - 1);
+    ordered.insert(ordered.end(), first + static_cast<std::ptrdiff_t>(n), g);
+    ordered.resize(ordered.size() + 7);  // none for what are no tensors of the graph
+    return ordered;
+  }
+};
+
+std::vector<Tensor> optimizer_node(at::TensorList tensors, const Settings& settings,
+                                   std::string_view optimizer, Index flags, Index start, Index count,
+                                   const Tensor& record, Index t) {
+  TORCH_CHECK_VALUE(count > 0 && 2 * count <= static_cast<Index>(tensors.size()),
+                    "pybilevel: tensors must be w, g and buffers of ", count, " parameters, got ",
+                    tensors.size());
+  return StepNode::apply(tensors, settings, std::string(optimizer), flags, start, count, record, t);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
@@ -206,7 +259,12 @@ TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def(
       "optimizer_pullback(Tensor[] w, Tensor[] g, Tensor[] buffers, Tensor[] w_bar, Tensor[] buffers_bar, "
       "Tensor?[] settings, str optimizer, int flags, int start) -> Tensor[]");
+  m.def(
+      "optimizer_node(Tensor[] tensors, Tensor?[] settings, str optimizer, int flags, int start, int count, "
+      "Tensor record, int t) -> Tensor[]");
 }
+
+TORCH_LIBRARY_IMPL(pybilevel, CompositeImplicitAutograd, m) { m.impl("optimizer_node", &optimizer_node); }
 
 TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
   m.impl("optimizer_step", &optimizer_step);

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch.utils.weak import TensorWeakRef
 
 from pybilevel.checks import readable
 from pybilevel.engine.randomness import default_generators
+from pybilevel.ops import graph_leaves
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,10 @@ class Relied:
         """Let a replay find this value."""
         self._value = _readable(value)
 
+    def expected(self, loss: Callable[[], Tensor]) -> bool:
+        """Whether `loss` has the same value, if that can be told."""
+        return self._value is None or _close(self._value, loss().detach())
+
     def changed(self) -> list[Tensor]:
         """Those from outside that live and were changed in place since."""
         held = [(ref(), version) for ref, version in self._outside]
@@ -131,16 +136,29 @@ class Substitute(TorchFunctionMode):
         return value
 
 
-def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> tuple[list[Tensor], list[str]]:
-    """A walk over the graph of `value`, about 1 us a node.
+class Inspected(NamedTuple):
+    """What a walk over the graph of a value found.
 
-    Returns:
-        The leaves that carry gradients into it beside `own` (and not by them), and the names of the custom functions in
-        it that are marked once_differentiable: torch's second backward through those is not an error but zero, in
-        silence.
+    Attributes:
+        foreign: the leaves that carry gradients into it beside one's own (and not by them).
+        once: the names of the custom functions in it that are marked once_differentiable: torch's second backward
+            through those is not an error but zero, in silence.
+        kinds: the names of the kinds of its nodes.
     """
-    ours = {id(leaf) for leaf in own}
-    foreign: list[Tensor] = []
+
+    foreign: list[Tensor]
+    once: list[str]
+    kinds: list[str]
+
+
+def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> Inspected:
+    """A walk over the graph of `value` down to `own`."""
+    foreign, kinds = graph_leaves(value, own)
+    return Inspected(foreign, _once(value, own) if "custom" in kinds else [], kinds)
+
+
+def _once(value: Tensor, own: Sequence[Tensor]) -> list[str]:
+    """The names of the custom functions in the graph of `value` that are marked once_differentiable."""
     once: list[str] = []
     seen: set[Any] = {leaf.grad_fn for leaf in own if leaf.grad_fn is not None}
     stack: list[Any] = [value.grad_fn]
@@ -149,14 +167,11 @@ def inspect_graph(value: Tensor, own: Sequence[Tensor]) -> tuple[list[Tensor], l
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in ours:
-            foreign.append(leaf)
         function = getattr(node, "_forward_cls", None)
         if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
             once.append(function.__name__)
         stack.extend(parent for parent, _ in node.next_functions)
-    return foreign, once
+    return once
 
 
 def describe(inner: Callable[..., Any], tensors: Sequence[Tensor]) -> str:
@@ -189,23 +204,26 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for tensor in filter(_lives, _tensors((args, kwargs))):
+        kwargs = kwargs or {}
+        for tensor in _tensors((*args, *kwargs.values())):
             key = id(tensor)
-            if key not in self._own and key not in self.made and key not in self.outside:
-                self.outside[key] = (tensor, _version(tensor))
-        for value in (*args, *(kwargs or {}).values()):
+            if key in self._own or key in self.made or key in self.outside or not _lives(tensor):
+                continue
+            self.outside[key] = (tensor, _version(tensor))
+        for value in (*args, *kwargs.values()):
             if isinstance(value, torch.Generator) and id(value) not in self.generators:
                 self.generators[id(value)] = (value, value.get_state())
-        if (kwargs or {}).get(_STATISTICS.get(func, "")):
-            running = (*args[1:3], (kwargs or {}).get("running_mean"), (kwargs or {}).get("running_var"))
+        if func in _STATISTICS and kwargs.get(_STATISTICS[func]):
+            running = (*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var"))
             self.statistics |= {id(x) for x in running} & self.outside.keys()
         self.nested |= func is torch.autograd.grad
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         for tensor in _tensors(result):
+            key = id(tensor)
             if not _lives(tensor):
                 self.made_bytes += _whole(tensor).nbytes
-            elif not any(id(tensor) in seen for seen in (self._own, self.outside, self.made)):
-                self.made[id(tensor)] = tensor
+            elif key not in self._own and key not in self.outside and key not in self.made:
+                self.made[key] = tensor
                 self.made_bytes += tensor.nbytes
         return result
 
@@ -249,15 +267,19 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
+        return [value]
+    found: list[Tensor] = []
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif isinstance(item, (tuple, list, dict)):
+                found += _tensors(item)
+    return found
 
 
 def _modules(inner: Any) -> Iterator[torch.nn.Module]:

@@ -8,6 +8,7 @@ tangent beside every value; small problems differ by a factor of 5 in time.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -17,7 +18,18 @@ from pybilevel.engine.iterate import Moment
 
 Loss = Callable[[list[Tensor], list[Tensor], Moment], Tensor]
 Inspect = Callable[[Tensor, list[Tensor]], None]
-Pull = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+class Pull(Protocol):
+    """v -> the cotangents of w (H v) and of each wanted theta, added to `onto`, if that is given, of the same length.
+
+    The order of these sums is that in which one graph of many steps would make them: `onto` first, then one by one what
+    comes from each place where a tensor was used.
+    """
+
+    def __call__(self, v: Sequence[Tensor], onto: Sequence[Tensor] | None = None) -> list[Tensor]: ...
+
+
 Dots = Sequence[Tensor | None]
 """Tangents of w and of the wanted theta; None stands for zeros."""
 Push = Callable[[Dots], list[Tensor]]
@@ -28,12 +40,20 @@ class GradientMap:
 
     `nested`: the loss differentiates itself, perhaps in theta, which then always asks for gradients. `moment` is given
     to the loss as it is, at every evaluation: its step, and what it carries. `forward_only`: the same loss for where
-    the gradient in w is all that is wanted.
+    the gradient in w is all that is wanted. `direct`: for each theta the tensor that may stand for it itself, with its
+    graph, where reverse mode is enough, or None.
     """
 
-    def __init__(self, loss: Loss, nested: bool = False, forward_only: Loss | None = None) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        nested: bool = False,
+        forward_only: Loss | None = None,
+        direct: Callable[[], Sequence[Tensor | None]] = list,
+    ) -> None:
         self._loss = loss
         self._forward_only = forward_only or loss
+        self._direct = direct
         self._nested = nested
         self._forward_mode = False
         self._one_by_one = False
@@ -46,7 +66,7 @@ class GradientMap:
         moment: Moment | None = None,
     ) -> list[Tensor]:
         """dL/dw. `inspect(loss, leaves)` may look at the graph before it goes."""
-        leaves, inputs, _ = self._fresh(w, theta, [False] * len(theta))
+        leaves, inputs, _ = self._fresh(w, theta, [False] * len(theta), direct=True)
         with torch.enable_grad():
             value = self._forward_only(leaves, inputs, moment or Moment())
             if inspect is not None:
@@ -54,6 +74,15 @@ class GradientMap:
             if not value.requires_grad:
                 return [torch.zeros_like(x) for x in w]
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
+
+    def direct(self) -> Sequence[Tensor | None]:
+        """For each theta the tensor that stands for it itself, or None."""
+        return self._direct()
+
+    @property
+    def in_forward_mode(self) -> bool:
+        """Whether `use_forward_mode` was called."""
+        return self._forward_mode
 
     def use_forward_mode(self, reason: object) -> None:
         """Differentiate the gradient in forward mode from now on; announced once."""
@@ -74,25 +103,29 @@ class GradientMap:
         retain: bool = False,
         inspect: Inspect | None = None,
     ) -> tuple[list[Tensor], Pull]:
-        """dL/dw and its pullback: v -> the cotangents of w (H v) and of each wanted theta; `inspect` as of `gradient`.
+        """dL/dw and its pullback; `inspect` as of `gradient`.
 
         The graph of one step lives until the pullback is called, or with `retain`, which allows any number of calls,
         until it is dropped.
         """
         if self._forward_mode:
             g = self.gradient(w, theta, inspect, moment)
-            return g, lambda v: self._pull_forward(w, theta, wanted, v, moment)
-        leaves, inputs, targets = self._fresh(w, theta, wanted)
-        with torch.enable_grad():
-            value = _tied(self._loss(leaves, inputs, moment or Moment()), leaves)
-            if inspect is not None:
-                inspect(value, leaves + inputs)
-            g = list(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
 
-        def pull(v: Sequence[Tensor]) -> list[Tensor]:
+            def pull_forward(v: Sequence[Tensor], onto: Sequence[Tensor] | None = None) -> list[Tensor]:
+                return _added(self._pull_forward(w, theta, wanted, v, moment), onto)
+
+            return g, pull_forward
+        leaves, inputs, targets = self._fresh(w, theta, wanted, direct=True)
+        with torch.enable_grad():
+            g = self.gradient_graph(leaves, inputs, moment, inspect)
+            # the youngest nodes of the graph, so that what is put on them arrives first
+            ends = [x.view_as(x) for x in targets]
+
+        def pull(v: Sequence[Tensor], onto: Sequence[Tensor] | None = None) -> list[Tensor]:
             if self._forward_mode:  # since the call before this one
-                return self._pull_forward(w, theta, wanted, v, moment)
+                return _added(self._pull_forward(w, theta, wanted, v, moment), onto)
             pairs = [(out, bar) for out, bar in zip(g, v, strict=True) if out.requires_grad]
+            pairs += [] if onto is None else zip(ends, onto, strict=True)
             if not pairs:
                 return [torch.zeros_like(x) for x in targets]
             outputs, bars = zip(*pairs, strict=True)
@@ -105,9 +138,22 @@ class GradientMap:
             except (RuntimeError, NotImplementedError) as error:
                 result = self._pull_forward(w, theta, wanted, v, moment, error)
                 self.use_forward_mode(error)
-                return result
+                return _added(result, onto)
 
         return [x.detach() for x in g], pull
+
+    def gradient_graph(
+        self,
+        w: list[Tensor],
+        theta: list[Tensor],
+        moment: Moment | None = None,
+        inspect: Inspect | None = None,
+    ) -> list[Tensor]:
+        """dL/dw with its graph, where w and theta are in one; `inspect` as of `gradient`."""
+        value = _tied(self._loss(w, theta, moment or Moment()), w)
+        if inspect is not None:
+            inspect(value, w + theta)
+        return list(torch.autograd.grad(value, w, create_graph=True, materialize_grads=True))
 
     def linearise_tangents(
         self,
@@ -255,20 +301,33 @@ class GradientMap:
             for x, tangent in zip(targets, tangents, strict=True)
         ]
 
-    def _fresh(
-        self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """New leaves of w, those of theta, and of all these the ones to differentiate in: w and the wanted theta."""
-        leaves = [x.detach().requires_grad_() for x in w]
+    def theta_leaves(
+        self, theta: Sequence[Tensor], wanted: Sequence[bool], direct: bool = True
+    ) -> list[Tensor]:
+        """Leaves of theta, which ask for gradients where wanted: new ones, or with `direct` the tensors themselves."""
         inputs = [
             x.detach().requires_grad_(need or self._nested) for x, need in zip(theta, wanted, strict=True)
         ]
+        for i, itself in enumerate(self._direct() if direct else ()):
+            inputs[i] = inputs[i] if itself is None else itself
+        return inputs
+
+    def _fresh(
+        self, w: Sequence[Tensor], theta: Sequence[Tensor], wanted: Sequence[bool], direct: bool = False
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """New leaves of w, those of theta, and of all these the ones to differentiate in: w and the wanted theta."""
+        leaves = [x.detach().requires_grad_() for x in w]
+        inputs = self.theta_leaves(theta, wanted, direct)
         return leaves, inputs, leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
 
 
 def _tied(value: Tensor, leaves: Sequence[Tensor]) -> Tensor:
     """`value`, as a node of a graph even where it is a constant."""
     return value if value.requires_grad else value + 0 * leaves[0].sum()
+
+
+def _added(found: list[Tensor], onto: Sequence[Tensor] | None) -> list[Tensor]:
+    return found if onto is None else [a + b for a, b in zip(onto, found, strict=True)]
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from pybilevel.engine.native_step import NativeStep
 from pybilevel.engine.state import State
 from pybilevel.methods import Reverse
 
-PullStep = Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]
-"""The pullback of one step: the cotangent of iterate t + 1 -> those of iterate t, wanted theta, wanted settings."""
+PullStep = Callable[[Iterate, Sequence[Tensor]], tuple[Iterate, Tensors, Tensors]]
+"""The pullback of one step: the cotangent of iterate t + 1, and sums of the wanted theta -> the cotangent of iterate t,
+those sums with what the step adds to them, and the cotangents of the wanted settings."""
 
 Seen = list[tuple[Tensor, Tensors]]
 """Where the loss and the gradient of a step go."""
@@ -52,7 +53,9 @@ class Dynamics:
             else Observer(call.callback, self.spec, call.start, self._loss.streams)
         )
         self.tape_bytes = self._loss.tape_bytes
-        self.gradient_map = GradientMap(self._loss, self._loss.nested, self._loss.forward_only)
+        self.gradient_map = GradientMap(
+            self._loss, self._loss.nested, self._loss.forward_only, self._loss.direct
+        )
         self._first_order = isinstance(call.method, Reverse) and call.method.first_order
         self._optimizer = call.optimizer
         self._native = NativeStep.of(call, w)
@@ -118,13 +121,18 @@ class Dynamics:
         settings: Tensors,
         wanted_theta: Sequence[bool],
         wanted_settings: Sequence[bool],
+        sums: Sequence[Tensor] | None = None,
     ) -> tuple[Iterate, Tensors, Tensors]:
-        """The cotangents of (iterate t, what step t uses of each wanted theta and of each wanted setting).
+        """What `PullStep` says, of the step t from the iterate `now`.
 
-        `bar` is the cotangent of the iterate t + 1; `place_theta` and `place` say where the others belong.
+        `bar` is the cotangent of the iterate t + 1; `place_theta` and `place` say where those of what step t uses of
+        theta and of settings belong. Without `sums` they begin at zero.
         """
         _, pull = self.linearise(t, now, theta, settings, wanted_theta, wanted_settings)
-        return pull(bar)
+        if sums is None:
+            given = zip(self.theta_at(theta, t), wanted_theta, strict=True)
+            sums = [torch.zeros_like(x) for x, need in given if need]
+        return pull(bar, sums)
 
     def linearise(
         self,
@@ -138,7 +146,7 @@ class Dynamics:
         watched: bool = False,
         seen: Seen | None = None,
     ) -> tuple[Iterate, PullStep]:
-        """The iterate t + 1, and the `pullback` of step t as a function of `bar`: for one call; `retain`: for any.
+        """The iterate t + 1, and the pullback of step t: for one call; `retain`: for any.
 
         `watched` and `seen` as of `advance`.
         """
@@ -165,24 +173,56 @@ class Dynamics:
             after = self.step(state, g, values, moment.after)
         inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
 
-        def pull_step(bar: Iterate) -> tuple[Iterate, Tensors, Tensors]:
+        def pull_step(bar: Iterate, sums: Sequence[Tensor]) -> tuple[Iterate, Tensors, Tensors]:
             pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
             outputs, bars = zip(*pairs, strict=True)
             found = torch.autograd.grad(outputs, inputs, bars, retain_graph=retain, materialize_grads=True)
             split = len(now.flat())
             before = Iterate.like(now, found[:split])
-            through_g = pull(found[split : split + len(g)])
-            w_bar = tuple(a + b for a, b in zip(before.w, through_g[: len(g)], strict=True))
-            return Iterate(w_bar, before.buffers), through_g[len(g) :], list(found[split + len(g) :])
+            both = pull(found[split : split + len(g)], (*before.w, *sums))
+            w_bar = tuple(both[: len(g)])
+            return Iterate(w_bar, before.buffers), both[len(g) :], list(found[split + len(g) :])
 
         return after.detach(), pull_step
 
-    def check_replay(self, theta: Tensors) -> None:
+    def one_formula(self) -> bool:
+        """Whether the steps watched so far are known to have the same bits with a graph as without."""
+        return self._loss.one_formula()
+
+    def chains(self) -> bool:
+        """Whether steps can be made in one graph, in which a cotangent is what step after step would give, bit by bit.
+
+        The optimizer's step has to be one node (a native one), and what the loss is given one tensor for all steps.
+        """
+        return (
+            self._native is not None
+            and self._native.takes(self.start)
+            and not (self._loss.nested or self._loss.stacks or self._first_order)
+        )
+
+    @property
+    def native(self) -> NativeStep:
+        """The native step of dynamics that can be chained."""
+        assert self._native is not None
+        return self._native
+
+    def chained(
+        self, t: int, now: Iterate, theta: Tensors, settings: Tensors, record: Tensor, watched: bool
+    ) -> Iterate:
+        """`advance` with a graph, from an iterate and theta that have one; its backward writes row t of `record`."""
+        moment = Moment(t, now.carried)
+        inspect = self.inspect if watched else None
+        with torch.enable_grad():
+            g = self.gradient_map.gradient_graph(list(now.w), theta, moment, inspect)
+            return self.native.chained(t, now, g, self.at(settings, t), moment.after, record)
+
+    def check_replay(self, theta: Tensors, kept: bool = False) -> None:
         """Raise if the loss has other data than in the forward half, which would give wrong gradients in silence.
 
-        A callable is evaluated once more, at t = 0.
+        A callable is evaluated once more, at t = 0. `kept`: its graphs are, so a name that it captures may be bound to
+        something else if that gives the same value.
         """
-        self._loss.check_replay(self.start.w, self.theta_at(theta, 0))
+        self._loss.check_replay(self.start.w, self.theta_at(theta, 0), kept)
 
     def finish(self, last: Iterate, count: int) -> tuple[Any, State]:
         """The parameters of the last iterate as the pytree of w0, and the state after `count` steps over all calls."""
@@ -252,4 +292,8 @@ class Dynamics:
 def _constant(inputs: Sequence[Tensor]) -> Pull:
     """The pullback of an inner gradient that is taken as a constant."""
     zeros = [x.new_zeros(()).expand_as(x) for x in inputs]
-    return lambda v: zeros
+
+    def pull(v: Sequence[Tensor], onto: Sequence[Tensor] | None = None) -> list[Tensor]:
+        return zeros if onto is None else list(onto)
+
+    return pull

@@ -59,7 +59,7 @@ def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differ
         needed = workspace.measure(dynamics)
     plan = plan_for(call, state_bytes, needed + packed_bytes(call))
     parts = dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call)
-    if differentiated and graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
+    if differentiated and graphs.fit(call, dynamics):
         return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs])
     return Machine(*parts)
 

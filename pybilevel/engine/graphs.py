@@ -8,13 +8,14 @@ from torch import Tensor
 
 from pybilevel.engine import memory, workspace
 from pybilevel.engine.call import Call
+from pybilevel.engine.chain import Chain
 from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
 from pybilevel.methods import Reverse
 
 LEAST_STEPS = 4
-"""Steps from which it pays: `same_bits` costs two gradients."""
+"""Steps from which it pays: to see that bits stay the same may cost a gradient."""
 
 
 def fit(call: Call, dynamics: Dynamics) -> bool:
@@ -43,64 +44,118 @@ def same_bits(dynamics: Dynamics) -> bool:
     with torch.no_grad(), dynamics.streams.undisturbed():
         plain = dynamics.advance(0, now, theta, settings)
         kept, _ = dynamics.linearise(0, now, theta, settings, *nothing)
-    return all(torch.equal(a, b) for a, b in zip(plain.flat(), kept.flat(), strict=True))
+    return _equal(plain, kept)
 
 
 class GraphMachine(Machine):
-    """Runs the steps in order and keeps the pullback of each, then calls them from the last to the first.
+    """Runs the steps in order and keeps their graphs: in one `Chain`, else the pullback of each.
 
-    The plan of the machine is for nothing but its number of steps. A second backward runs the steps again.
+    Where step 0 shows that bits depend on it (see `same_bits`), it runs the plan instead. A callback is told every
+    cotangent, which a chain does not show. A second backward runs the steps again.
 
-    Memory: T graphs of one step. Time: T gradients and their pullbacks, as plain PyTorch.
+    Memory: T graphs of one step. Time: T gradients and their pullbacks, as plain PyTorch; one gradient more where an
+    operation of the loss is not in `formulas.SAME`.
     """
 
     def __init__(self, *args: Any, asked: Sequence[bool]) -> None:
         super().__init__(*args)
-        self.slots = 0
+        self._keeps, self.slots = True, 0
         # for what a backward may want: all that asks for gradients; it then wants these or fewer
-        self._asked = asked[self._states :]
+        self._asked = list(asked[self._states :])
+        self._chains = self._observer is None and self._dynamics.chains()
+        self._chain: Chain | None = None
         self._pulls: list[PullStep] = []
 
     def _run_forward(self) -> Iterate:
-        self._pulls, self._t, self._now = [], 0, self._start
-        stop = False
-        while self._t < self.steps and not stop:
-            self._now, stop = self._kept_step(observed=True)
-            self._t += 1
+        self._keep(observed=True)
+        if not self._keeps:
+            return super()._run_forward()
         self.steps = self._t
-        return self._now
+        # the last iterate becomes the output of the node that holds this machine
+        last, self._now = self._now.detach(), self._start
+        return last
 
-    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
+    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
+        if not self._keeps:
+            return super()._run_reverse(bar, wanted, sums)
+        if self._chain is not None and self._chain.usable():
+            try:
+                return self._pull_chain(bar, wanted, sums)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError):
+                self._chain = None  # the pullbacks of single steps know what to do without a second backward
         if not self._pulls:
-            self._t, self._now = 0, self._start
-            while self._t < self.steps:
-                self._now, _ = self._kept_step(observed=False)
-                self._t += 1
-        self._now = self._start
+            self._chain, self._chains = None, False
+            self._keep(observed=False)
         for t in reversed(range(self.steps)):
             self._t = t
-            bar, *found = self._pulls.pop()(bar)
-            parts = [part for half in found for part in half]
-            needed = [need for need, asked in zip(wanted, self._asked, strict=True) if asked]
-            self._add([part for part, need in zip(parts, needed, strict=True) if need], sums)
-            self._tell(self._t, bar)
+            bar = self._pulled(self._pulls.pop(), bar, sums, self._asked)
+            self._tell(t, bar)
+        self._now = self._start
         return bar
 
-    def _kept_step(self, observed: bool) -> tuple[Iterate, bool]:
-        """The next iterate, its pullback kept; whether the observer stops there."""
-        seen: Seen = []
-        asked = self._asked[: self._split], self._asked[self._split :]
+    def kept(self) -> bool:
+        return self._keeps and (self._chain is not None or bool(self._pulls))
+
+    def _pull_chain(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
+        assert self._chain is not None
+        split = self._split
+        bar, found, columns = self._chain.pull(bar, wanted[:split])
+        self._chain = None
+        places = [i for i, need in enumerate(wanted[:split]) if need]
+        for i, new in zip(places, found, strict=True):
+            sums[i] = new
+        for i, (total, column) in enumerate(zip(sums[split:], columns, strict=True)):
+            if total is not None:
+                for t in reversed(range(self.steps)):
+                    self._dynamics.place(i, t, total).add_(column[t])
+        return bar
+
+    def _keep(self, observed: bool) -> None:
+        """Runs the steps, and keeps their graphs if that does not change bits."""
+        self._pulls, self._t, self._now = [], 0, self._start
+        if self._chains:
+            self._chain = Chain(
+                self._dynamics,
+                self.steps,
+                self._start,
+                self._theta,
+                self._settings,
+                self._asked[: self._split],
+            )
+        stop = False
+        while self._t < self.steps and not stop:
+            seen: Seen = []
+            after = self._kept_step(observed, seen)
+            if observed and self._t == 0 and not (self._dynamics.one_formula() or self._same_bits(after)):
+                self._keeps, self._chain, self._pulls = False, None, []
+                self.slots = self._plan.slots
+                return
+            self._now = after
+            self._t += 1
+            if self._observer is not None and observed:
+                ((loss, gradient),) = seen
+                stop = self._observer.stepped(self._t - 1, loss, gradient, after.w)
+
+    def _kept_step(self, watched: bool, seen: Seen) -> Iterate:
+        """The next iterate, its graph kept."""
+        if self._chain is not None:
+            return self._chain.step(self._t, watched)
         after, pull = self._dynamics.linearise(
-            self._t,
-            self._now,
-            self._theta,
-            self._settings,
-            *asked,
-            watched=observed,
+            *(self._t, self._now, self._theta, self._settings),
+            *(self._asked[: self._split], self._asked[self._split :]),
+            watched=watched,
             seen=seen,
         )
         self._pulls.append(pull)
-        if self._observer is None or not observed:
-            return after, False
-        ((loss, gradient),) = seen
-        return after, self._observer.stepped(self._t, loss, gradient, after.w)
+        return after
+
+    def _same_bits(self, kept: Iterate) -> bool:
+        with self._dynamics.streams.undisturbed():
+            plain = self._advance()
+        return _equal(plain, kept)
+
+
+def _equal(a: Iterate, b: Iterate) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.flat(), b.flat(), strict=True))

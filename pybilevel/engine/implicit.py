@@ -241,7 +241,7 @@ class Adjoint:
         scale = 1 / (1 + self._method.damping)
 
         def product(q: Tensors) -> Tensors:
-            moved = pull(Iterate.like(last, q))[0].flat()
+            moved = pull(Iterate.like(last, q), ())[0].flat()
             return [x - scale * a for a, x in zip(moved, q, strict=True)]
 
         b = [scale * x for x in bars]

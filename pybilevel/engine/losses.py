@@ -12,6 +12,7 @@ from pybilevel.engine import captures
 from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.compiled import compiled, is_compiled, uncompiled
+from pybilevel.engine.formulas import SAME
 from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.loss_checks import check_changed, check_first, check_mutated, check_value
 from pybilevel.engine.randomness import Streams
@@ -64,6 +65,14 @@ class ProblemLoss:
             problem = problem.take(self._rows(problem, moment))
         return problem(pytree.tree_unflatten(w, self._spec)).sum()
 
+    def one_formula(self) -> bool:
+        """Whether gradients are known to have the same bits with a graph as without."""
+        return False
+
+    def direct(self) -> list[Tensor | None]:
+        """None of its theta may be given itself."""
+        return []
+
     def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         """The loss where no gradient but that in w is asked for."""
         return self(w, theta, moment)
@@ -76,7 +85,7 @@ class ProblemLoss:
         """A problem hides nothing."""
         return []
 
-    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors, kept: bool) -> None:
         """Raise if the data changed between forward and backward."""
         check_changed(self._problem, self._relied)
         if self._batches is not None:
@@ -111,6 +120,7 @@ class CallableLoss:
         self._tasks = call.mapped
         self._captured: tuple[Tensor, ...] = ()
         self._compiled = False
+        self._kinds: set[str] = set()
         self.streams = Streams()
         self._module_buffers = _start_buffers(call)
         self.carried = tuple(self._module_buffers.values())
@@ -126,10 +136,25 @@ class CallableLoss:
 
     def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         first, last = len(self._places), len(theta) - self.stacks
-        if not self._captured:  # the mode costs some microseconds a torch call
+        others = [(a, b) for a, b in zip(self._captured, theta[first:last], strict=True) if a is not b]
+        if not others:  # the mode costs some microseconds a torch call
             return self._evaluate(w, theta[:first], theta[last:], moment)
-        with captures.Substitute(self._captured, theta[first:last]):
+        with captures.Substitute(*zip(*others, strict=True)):
             return self._evaluate(w, theta[:first], theta[last:], moment)
+
+    def one_formula(self) -> bool:
+        """Whether gradients are known to have the same bits with a graph as without, from what was inspected."""
+        return bool(self._kinds) and self._kinds <= SAME and not self._compiled
+
+    def direct(self) -> list[Tensor | None]:
+        """For each theta, the tensor that the loss may be given for it itself: a captured leaf, or None.
+
+        What hooks a tensor has would run on the gradient of every step, and a captured tensor with a graph may be
+        made of another one.
+        """
+        before, behind = len(self._places), self.stacks
+        own = [x if x.is_leaf and not x._backward_hooks else None for x in self._captured]
+        return [*[None] * before, *own, *[None] * behind]
 
     def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
         """The loss where no gradient but that in w is asked for: compiled, if it was given so and can be."""
@@ -146,7 +171,8 @@ class CallableLoss:
         """
         # where a compiled loss runs, it still takes the captured tensors themselves
         known = [*leaves, *self._captured] if self._compiled else leaves
-        foreign, once = captures.inspect_graph(value, known)
+        foreign, once, kinds = captures.inspect_graph(value, known)
+        self._kinds.update(kinds)
         if foreign:
             raise ValueError(
                 f"inner uses {captures.describe(self._inner, foreign)} in a way that hides it from pybilevel (a "
@@ -156,15 +182,20 @@ class CallableLoss:
             )
         return once
 
-    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors, kept: bool) -> None:
         """Raise if the loss has other data than in the forward half; it is evaluated once more, at t = 0.
 
         Args:
             w, theta: as at t = 0.
+            kept: the same value is enough, since graphs are kept.
         """
         check_changed(self._inner, self._relied)
         first, last = len(self._places), len(theta) - self.stacks
         own, probe = self._probe(w, [*theta[:first], *theta[last:]])
+        if kept:
+            with torch.set_grad_enabled(self.nested):
+                if self._relied.expected(probe):
+                    return
         check_first(self._inner, self._relied, probe, own)
 
     def _look(self, call: Call, w: Sequence[Tensor], given: Tensors) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine.dynamics import Dynamics, Seen
+from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.storage import Storage
 from pybilevel.schedules import Code, Plan, stopped
@@ -89,7 +89,7 @@ class Machine:
         self._tell(self.steps, bar)
         with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
             if self._plan.steps:
-                self._dynamics.check_replay(self._theta)
+                self._dynamics.check_replay(self._theta, self.kept())
             bar = self._run_reverse(bar, wanted[self._states :], sums)
         whole = self._plan.reversed == self._plan.steps
         first = [
@@ -97,6 +97,10 @@ class Machine:
             for x, need in zip(bar.flat(), wanted, strict=False)
         ]
         return first + sums
+
+    def kept(self) -> bool:
+        """Whether nothing will be run again."""
+        return False
 
     def _run_forward(self) -> Iterate:
         self._begin()
@@ -107,7 +111,7 @@ class Machine:
                 return last
         return self._first(watched=True)[0] if self._plan.steps else _copy(self._now)
 
-    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
+    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
         """The cotangent of the first iterate that is reached; `sums` take those of theta and settings."""
         if self._slots is None:
             self._begin()
@@ -186,30 +190,43 @@ class Machine:
         if self._observer is not None:
             self._observer.reversed(t, bar.w)
 
-    def _reverse_step(self, bar: Iterate, wanted: Sequence[bool], sums: Sequence[Tensor | None]) -> Iterate:
+    def _reverse_step(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
         """Pulls `bar` back through the step from the working state, and adds to the sums what it finds on the way."""
         split = self._split
-        bar, theta_bars, setting_bars = self._dynamics.pullback(
-            self._t, self._now, bar, self._theta, self._settings, wanted[:split], wanted[split:]
-        )
-        self._add([*theta_bars, *setting_bars], sums)
+        asked = wanted[:split], wanted[split:]
+        _, pull = self._dynamics.linearise(self._t, self._now, self._theta, self._settings, *asked)
+        return self._pulled(pull, bar, sums, wanted)
+
+    def _pulled(
+        self, pull: PullStep, bar: Iterate, sums: list[Tensor | None], asked: Sequence[bool]
+    ) -> Iterate:
+        """`bar` pulled back through step t; the sums take what it finds, which is of what was `asked`, or fewer."""
+        split, t = self._split, self._t
+        places = [i for i, need in enumerate(asked[:split]) if need]
+        totals = [self._dynamics.place_theta(i, t, self._total(i, sums)) for i in places]
+        bar, found, setting_bars = pull(bar, totals)
+        for i, total, new in zip(places, totals, found, strict=True):
+            if total is sums[i]:
+                sums[i] = new
+            else:  # the part of a batch
+                total.copy_(new)
+        self._add_settings(t, setting_bars, sums, asked)
         return bar
 
-    def _add(self, parts: Sequence[Tensor], sums: Sequence[Tensor | None]) -> None:
-        """Adds what step t found of each wanted theta and setting to their sums."""
-        split = self._split
-        totals = [
-            self._dynamics.place_theta(i, self._t, total)
-            for i, total in enumerate(sums[:split])
-            if total is not None
-        ]
-        totals += [
-            self._dynamics.place(i, self._t, total)
-            for i, total in enumerate(sums[split:])
-            if total is not None
-        ]
-        for total, part in zip(totals, parts, strict=True):
-            total.add_(part)
+    def _total(self, i: int, sums: Sequence[Tensor | None]) -> Tensor:
+        """The sum of theta i; where it is not wanted, one that nobody will see."""
+        total = sums[i]
+        return torch.zeros_like(self._theta[i]) if total is None else total
+
+    def _add_settings(
+        self, t: int, bars: Sequence[Tensor], sums: Sequence[Tensor | None], asked: Sequence[bool]
+    ) -> None:
+        """Adds what step t found of each setting that was asked for to its sum, if that is wanted."""
+        places = [i for i, need in enumerate(asked[self._split :]) if need]
+        for i, bar in zip(places, bars, strict=True):
+            total = sums[self._split + i]
+            if total is not None:
+                self._dynamics.place(i, t, total).add_(bar)
 
 
 def _copy(iterate: Iterate) -> Iterate:

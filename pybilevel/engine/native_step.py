@@ -10,7 +10,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.curvature import Pull
 from pybilevel.engine.iterate import Iterate, Tensors
 from pybilevel.engine.native import counts_steps, has_kernel
-from pybilevel.ops import OPTIMIZERS, optimizer_pullback, optimizer_step
+from pybilevel.ops import OPTIMIZERS, optimizer_node, optimizer_pullback, optimizer_step
 
 
 class StepPullback(NamedTuple):
@@ -57,15 +57,7 @@ class NativeStep:
     ) -> Iterate:
         """The next iterate; `values` are the settings of the step, `carried` what the next iterate carries."""
         found = optimizer_step(now.w, g, self._buffers(now), self._ordered(values), *self._rest(now))
-        count, kept = len(now.w), self._kept
-        buffers = [
-            (
-                *found[count + i * kept : count + (i + 1) * kept],
-                *(last + 1.0 for last in before[kept:]),
-            )
-            for i, before in enumerate(now.buffers)
-        ]
-        return Iterate(tuple(found[:count]), tuple(buffers), carried)
+        return self._after(now, found, carried)
 
     def pullback(self, now: Iterate, g: Sequence[Tensor], values: Tensors, bar: Iterate) -> StepPullback:
         """From the cotangent of the next iterate to those of this one, `g` and the settings."""
@@ -82,10 +74,10 @@ class NativeStep:
             )
             for i, before in enumerate(now.buffers)
         ]
-        by_name = {i: bar for i, bar in zip(self._order, found[-1].unbind(), strict=True) if i is not None}
-        settings = [by_name[i].reshape(value.shape) for i, value in enumerate(values)]
         return StepPullback(
-            Iterate(tuple(found[:count]), tuple(buffers)), found[split : split + count], settings
+            Iterate(tuple(found[:count]), tuple(buffers)),
+            found[split : split + count],
+            self._settings(values, found[-1]),
         )
 
     def linearise(
@@ -96,20 +88,75 @@ class NativeStep:
         wanted: Sequence[bool],
         pull: Pull,
         carried: tuple[Tensor, ...],
-    ) -> tuple[Iterate, Callable[[Iterate], tuple[Iterate, Tensors, Tensors]]]:
+    ) -> tuple[Iterate, Callable[[Iterate, Sequence[Tensor]], tuple[Iterate, Tensors, Tensors]]]:
         """What `Dynamics.linearise` returns, given the gradient and its pullback, as often as `pull` can be called."""
 
-        def pull_step(bar: Iterate) -> tuple[Iterate, Tensors, Tensors]:
+        def pull_step(bar: Iterate, sums: Sequence[Tensor]) -> tuple[Iterate, Tensors, Tensors]:
             with torch.no_grad():
                 found = self.pullback(now, g, values, bar)
-            through_g = pull(found.g)
+            both = pull(found.g, (*found.before.w, *sums))
             split = len(now.w)
-            w_bar = tuple(a + b for a, b in zip(found.before.w, through_g[:split], strict=True))
             settings = [one for one, need in zip(found.settings, wanted, strict=True) if need]
-            return Iterate(w_bar, found.before.buffers), through_g[split:], settings
+            return Iterate(tuple(both[:split]), found.before.buffers), both[split:], settings
 
         with torch.no_grad():
             return self.step(now, g, values, carried), pull_step
+
+    def chained(
+        self,
+        t: int,
+        now: Iterate,
+        g: Sequence[Tensor],
+        values: Tensors,
+        carried: tuple[Tensor, ...],
+        record: Tensor,
+    ) -> Iterate:
+        """`step` as one node of autograd's graph; its backward writes row t of `record` (see `setting_columns`)."""
+        name, flags, start = self._rest(now)
+        tensors = [*now.w, *g, *self._buffers(now)]
+        flat = optimizer_node(tensors, self._ordered(values), name, flags, start, len(now.w), record, t)
+        return self._after(now, flat, carried)
+
+    def record(self, steps: int, like: Tensor) -> Tensor:
+        """Where the nodes of so many steps put the cotangents of settings."""
+        return like.new_zeros(steps, len(self._order))
+
+    def setting_columns(self, record: Tensor) -> Tensors:
+        """The cotangents of each setting, in the order of the call, at all steps [steps]."""
+        return [record[:, self._order.index(i)] for i in range(len(self._names))]
+
+    def like(self, template: Iterate, tensors: Sequence[Tensor]) -> Iterate:
+        """The inverse of `differentiable`; zeros for the count of steps."""
+        count, kept = len(template.w), self._kept
+        buffers = [
+            (
+                *tensors[count + i * kept : count + (i + 1) * kept],
+                *(torch.zeros_like(last) for last in before[kept:]),
+            )
+            for i, before in enumerate(template.buffers)
+        ]
+        return Iterate(tuple(tensors[:count]), tuple(buffers))
+
+    def _after(self, now: Iterate, flat: Sequence[Tensor], carried: tuple[Tensor, ...]) -> Iterate:
+        """The next iterate, of what the operator gives."""
+        count, kept = len(now.w), self._kept
+        buffers = [
+            (
+                *flat[count + i * kept : count + (i + 1) * kept],
+                *(last + 1.0 for last in before[kept:]),
+            )
+            for i, before in enumerate(now.buffers)
+        ]
+        return Iterate(tuple(flat[:count]), tuple(buffers), carried)
+
+    def _settings(self, values: Tensors, packed: Tensor) -> Tensors:
+        """The cotangents of the settings in the order of the call."""
+        by_name = {i: bar for i, bar in zip(self._order, packed.unbind(), strict=True) if i is not None}
+        return [by_name[i].reshape(value.shape) for i, value in enumerate(values)]
+
+    def differentiable(self, now: Iterate) -> Tensors:
+        """What `chained` differentiates in of an iterate: not the count of steps."""
+        return [*now.w, *self._buffers(now)]
 
     def _buffers(self, now: Iterate) -> Tensors:
         return [buffer for buffers in now.buffers for buffer in buffers[: self._kept]]

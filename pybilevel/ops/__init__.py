@@ -1,5 +1,6 @@
 """Thin calls of the native operators, with their fake and autograd registrations."""
 
+from pybilevel.ops.graph import graph_leaves
 from pybilevel.ops.linear import (
     lanes,
     linear_scratch_bytes,
@@ -10,18 +11,26 @@ from pybilevel.ops.linear import (
 )
 from pybilevel.ops.mlp import activations_size, mlp_scratch_bytes, mlp_unroll, parameters_size
 from pybilevel.ops.node import LinearResults
-from pybilevel.ops.optimizers import OPTIMIZERS, NativeOptimizer, optimizer_pullback, optimizer_step
+from pybilevel.ops.optimizers import (
+    OPTIMIZERS,
+    NativeOptimizer,
+    optimizer_node,
+    optimizer_pullback,
+    optimizer_step,
+)
 
 __all__ = [
     "OPTIMIZERS",
     "LinearResults",
     "NativeOptimizer",
     "activations_size",
+    "graph_leaves",
     "lanes",
     "linear_scratch_bytes",
     "linear_unroll",
     "mlp_scratch_bytes",
     "mlp_unroll",
+    "optimizer_node",
     "optimizer_pullback",
     "optimizer_step",
     "padded_tasks",

@@ -9,7 +9,7 @@ from tolerance import assert_all_match, relative_error
 
 import pybilevel as pb
 from pybilevel.engine.native_step import NativeStep
-from pybilevel.ops import OPTIMIZERS, optimizer_pullback, optimizer_step
+from pybilevel.ops import OPTIMIZERS, optimizer_node, optimizer_pullback, optimizer_step
 
 SHAPES = [(3, 5), (), (0,), (1,), (513,), (70, 9), (40000,)]
 """Whole blocks and parts of them, empty and single ones, and more than one thread takes."""
@@ -173,9 +173,14 @@ def test_the_engine_takes_it_and_finds_the_same(name, variant):
     """Against torch operations, and bitwise the same under every schedule."""
     w0, h = start(), torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
     module = "pybilevel.engine.native_step"
-    with mock.patch(f"{module}.optimizer_step", wraps=optimizer_step) as step:
+    with (
+        mock.patch(f"{module}.optimizer_step", wraps=optimizer_step) as step,
+        mock.patch(f"{module}.optimizer_node", wraps=optimizer_node) as node,
+    ):
         found = solve(w0, h, name, variant)
-    assert step.call_count >= 6
+        assert node.call_count >= 6  # the graphs of all steps fit
+        solve(w0, h, name, variant, pb.StoreAll())
+        assert step.call_count >= 6
     with mock.patch.object(NativeStep, "of", lambda *_: None):
         expected = solve(w0, h, name, variant)
     for ours, theirs in zip(found, expected, strict=True):
