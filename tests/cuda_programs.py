@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,6 +76,19 @@ def ptxas_report(source: Path, folder: Path) -> str:
     return run_compiler(
         [nvcc() or "nvcc", *flags, *targets, "--threads=2", "-c", str(source), "-o", str(output)]
     )
+
+
+def assert_no_spills(source: Path, kernel: str, count: int, folder: Path) -> None:
+    """`source` has `count` kernels `<kernel>_kernel`; none spills or has a stack frame on any architecture."""
+    report = ptxas_report(source, folder)
+    for architecture in ARCHITECTURES:
+        kernels = re.findall(
+            rf"Compiling entry function '\w*{kernel}_kernel\w*' for 'sm_{architecture}'", report
+        )
+        assert len(kernels) == count
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert len(frames) >= count * len(ARCHITECTURES)
+    assert set(frames) == {("0", "0", "0")}, report
 
 
 def run_compiler(command: list[str]) -> str:

@@ -213,7 +213,7 @@ class Built:
 def total(values: dict[str, Tensor]) -> Tensor:
     """One number of all results: a fixed random linear functional."""
     generator = torch.Generator().manual_seed(1)
-    return sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in values.values())
+    return sum((v * torch.randn(v.shape, generator=generator).to(v)).sum() for v in values.values())
 
 
 def fused(case: Case, **options: Any) -> Solution:

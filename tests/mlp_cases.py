@@ -37,6 +37,7 @@ class MlpCase:
     Attributes:
         shared: whether the initial parameters leave out the task dimensions.
         objective: "state" (w_T and the buffers) or "ho" (the loss of outer rows).
+        device: where it runs; the numbers are the same on all.
     """
 
     loss: str = "squared_error"
@@ -58,6 +59,7 @@ class MlpCase:
     objective: str = "ho"
     dtype: torch.dtype = torch.float64
     seed: int = 0
+    device: str = "cpu"
 
     def inputs(self) -> dict[str, Tensor]:
         """Fresh leaves that ask for gradients, by name; those that this objective uses."""
@@ -70,7 +72,7 @@ class MlpCase:
                 values = torch.randn(stored, generator=generator) * high
             else:
                 values = torch.rand(stored, generator=generator) * (high - low) + low
-            return values.to(self.dtype).requires_grad_()
+            return values.to(self.dtype).to(self.device).requires_grad_()
 
         found: dict[str, Tensor] = {}
         for prefix, rows in (("", self.n), *([("query_", self.m)] if self.objective == "ho" else [])):
@@ -130,7 +132,7 @@ class Built:
             y = self._view(prefix + "y", (*case.tasks, rows, case.sizes[-1]), None)
         else:
             generator = torch.Generator().manual_seed(case.seed + rows)
-            y = torch.randint(case.sizes[-1], (*case.tasks, rows), generator=generator)
+            y = torch.randint(case.sizes[-1], (*case.tasks, rows), generator=generator).to(case.device)
         return pb.MLP(
             x,
             y,
@@ -194,8 +196,8 @@ def solve(case: MlpCase, **options: Any) -> Solution:
     """Values and every gradient by the fused engine (or by another `backend`); none of them may be None."""
     leaves = case.inputs()
     values = Built(case, leaves).run(**options)
-    found = torch.autograd.grad(total(values), list(leaves.values()))
-    return Solution({k: v.detach() for k, v in values.items()}, dict(zip(leaves, found, strict=True)))
+    found = [bar.cpu() for bar in torch.autograd.grad(total(values), list(leaves.values()))]
+    return Solution({k: v.detach().cpu() for k, v in values.items()}, dict(zip(leaves, found, strict=True)))
 
 
 def plain(case: MlpCase, truncate: int | None = None) -> Solution:
@@ -210,8 +212,8 @@ def plain(case: MlpCase, truncate: int | None = None) -> Solution:
 
 @lru_cache(256)  # regimes and schedules share it
 def exact(case: MlpCase, truncate: int | None = None) -> Solution:
-    """The plain loop in float64, on the same numbers."""
-    return plain(dataclasses.replace(case, dtype=torch.float64), truncate)
+    """The plain loop in float64 on the CPU, on the same numbers."""
+    return plain(dataclasses.replace(case, dtype=torch.float64, device="cpu"), truncate)
 
 
 @contextmanager

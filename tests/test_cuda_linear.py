@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 from cuda_programs import (
-    ARCHITECTURES,
     EMULATOR,
     MODES,
     ROOT,
+    assert_no_spills,
     compiled,
     emulated,
     nvcc,
-    ptxas_report,
     run_program,
 )
 from linear_optimizers import LINEAR
@@ -66,12 +64,4 @@ def test_rounded_products_are_as_exact_as_they_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_do_not_spill(tmp_path: Path, kernel: str, precision: str) -> None:
     """No register spills and no stack frames, for every architecture."""
-    report = ptxas_report(CUDA / f"{kernel}_{precision}.cu", tmp_path)
-    for architecture in ARCHITECTURES:
-        kernels = re.findall(
-            rf"Compiling entry function '\w*{kernel}_kernel\w*' for 'sm_{architecture}'", report
-        )
-        assert len(kernels) == KERNELS[kernel]
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
-    assert len(frames) >= KERNELS[kernel] * len(ARCHITECTURES)
-    assert set(frames) == {("0", "0", "0")}, report
+    assert_no_spills(CUDA / f"{kernel}_{precision}.cu", kernel, KERNELS[kernel], tmp_path)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import pybilevel as pb
-from pybilevel.engine import fused
+from pybilevel.engine import fused, perceptron
 
 SIZES = (3, 8, 5, 2)
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "elu": nn.ELU}
@@ -213,9 +213,16 @@ def test_what_the_fused_engine_leaves_to_the_generic_one():
     )
 
 
-def test_a_gpu_is_a_reason_for_the_generic_engine():
+def test_a_gpu_is_a_reason_for_the_generic_engine_where_the_build_has_no_kernels_for_it():
+    """And none where it has; a block then runs a task, however large."""
+    big = pb.MLP(torch.zeros(1000, 50), torch.zeros(1000, 2), sizes=(50, 60, 2))
+    assert perceptron.choose_regime(big) == "rows"
     with mock.patch.object(pb.MLP, "device", torch.device("cuda")):
-        assert fused._device_reasons(of(*data())) == ["device cuda (pb.MLP has kernels for cpu only)"]
+        with mock.patch.object(fused, "CUDA", False):
+            assert fused._device_reasons(big) == ["device cuda (this build has kernels for cpu)"]
+        with mock.patch.object(fused, "CUDA", True):
+            assert fused._device_reasons(big) == []
+        assert perceptron.choose_regime(big) == "tasks"
 
 
 def test_no_step_returns_w0():

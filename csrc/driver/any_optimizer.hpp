@@ -24,16 +24,20 @@ constexpr const OptimizerInfo& info(InnerOptimizer optimizer) {
   return kOptimizerInfo[static_cast<int>(optimizer)];
 }
 
-// Whichever of the optimizers that are not linear OptimizerParams::row names.
-template <class Team>
+// Whichever of the optimizers OptimizerParams::row names; without kAll, of those that are not linear.
+template <class Team, bool kAll = false>
 class AnyOptimizer {
  public:
   using T = typename Team::Scalar;
   using Params = OptimizerParams<typename Team::Real>;
 
-  PB_HD AnyOptimizer(const Team&, const Params& params, Index task) : params_(params), task_(task) {}
+  PB_HD AnyOptimizer([[maybe_unused]] const Team& team, const Params& params, Index task)
+      : params_(params), task_(task) {
+    if constexpr (kAll)
+      with_class(team, [this](const auto& optimizer) { needs_gradient_ = optimizer.needs_gradient(); });
+  }
 
-  PB_HD bool needs_gradient() const { return true; }
+  PB_HD bool needs_gradient() const { return !kAll || needs_gradient_; }
 
   PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
     with_class(team, [&](const auto& optimizer) { optimizer.step(team, t, size, state, g); });
@@ -49,9 +53,9 @@ class AnyOptimizer {
   template <class F>
   PB_HD void with_class(const Team& team, F&& f) const {
     switch (static_cast<InnerOptimizer>(params_.row)) {
-#define PB_OPTIMIZER(name, Type)                                               \
-  case InnerOptimizer::k##Type:                                                \
-    if constexpr (!k##Type.linear) return f(Type<Team>(team, params_, task_)); \
+#define PB_OPTIMIZER(name, Type)                                                       \
+  case InnerOptimizer::k##Type:                                                        \
+    if constexpr (kAll || !k##Type.linear) return f(Type<Team>(team, params_, task_)); \
     break;
 #include "registry.def"
     }
@@ -59,6 +63,7 @@ class AnyOptimizer {
 
   const Params& params_;
   Index task_;
+  bool needs_gradient_ = true;  // looked up once, with kAll: those that are not linear all need it
 };
 
 // f.template operator()<Optimizer>() with the class that the driver gets. With kLinear, those that are not linear are an

@@ -23,6 +23,7 @@ class LinearTask {
 
   PB_HD Index slot_size() const { return unroll_.slot_size(); }
   PB_HD Index head_size() const { return problem_.head().size(); }
+  PB_HD Index tape_size() const { return params_.tape_size(slot_size(), head_size()); }
 
   PB_HD void forward(const Team& team, Index task) {
     const Optimizer optimizer(team, params_.optimizer, task);
@@ -99,9 +100,7 @@ class LinearTask {
     problem_.start_pullback(team, w_bar, unroll_.buffers());
   }
 
-  PB_HD T* trajectory(Index task) const {
-    return params_.trajectory + task * params_.tape_size(slot_size(), head_size());
-  }
+  PB_HD T* trajectory(Index task) const { return params_.trajectory + task * tape_size(); }
 
   // Behind the states: the cotangent of the model at a unit cotangent of the outer objective.
   PB_HD T* outer_bar(Index task) const { return trajectory(task) + (params_.slots + 1) * slot_size(); }

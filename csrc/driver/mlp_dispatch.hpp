@@ -17,4 +17,12 @@ auto with_mlp_task(MlpVariant variant, F&& f) {
   });
 }
 
+// The same with one type for all optimizers, where compilation is dear and a step short beside the products.
+template <class Team, class F>
+auto with_one_mlp_task(MlpVariant variant, F&& f) {
+  return with_loss(variant.loss, [&]<class Loss, LinearLoss> {
+    return f.template operator()<MlpTask<Team, Loss, AnyActivation, AnyOptimizer<Team, true>>>();
+  });
+}
+
 }  // namespace pb::inline PB_ISA

@@ -24,6 +24,7 @@ class MlpTask {
 
   PB_HD Index slot_size() const { return unroll_.slot_size(); }
   PB_HD Index model_size() const { return problem_.size(); }
+  PB_HD Index tape_size() const { return params_.tape_size(slot_size(), model_size()); }
 
   PB_HD void forward(const Team& team, Index task) {
     const Optimizer optimizer(team, params_.optimizer, task);
@@ -72,9 +73,7 @@ class MlpTask {
     team.for_each(1, [=, this](Index) { params_.status[task] = bad; });
   }
 
-  PB_HD T* trajectory(Index task) const {
-    return params_.trajectory + task * params_.tape_size(slot_size(), model_size());
-  }
+  PB_HD T* trajectory(Index task) const { return params_.trajectory + task * tape_size(); }
 
   // Behind the states: the gradient of the outer objective.
   PB_HD T* outer_bar(Index task) const { return trajectory(task) + (params_.slots + 1) * slot_size(); }

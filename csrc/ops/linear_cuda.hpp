@@ -10,7 +10,8 @@ namespace pb {
 
 // `params` with device pointers but for the plan, which is still in host memory. `rows`: the regime. x names the device.
 template <class T>
-void run_cuda(LinearParams<T> params, LinearVariant variant, bool rows, const at::Tensor& x, bool reverse);
+void run_cuda(const LinearParams<T>& params, LinearVariant variant, bool rows, const at::Tensor& x,
+              bool reverse);
 
 // Scalars of a task in the trajectory.
 template <class T>

@@ -12,6 +12,7 @@
 
 #include "cpu/dispatch.hpp"
 #include "ops/linear_call.hpp"
+#include "ops/mlp_cuda.hpp"
 #include "ops/unroll_halves.hpp"
 
 namespace pb {
@@ -56,7 +57,10 @@ struct MlpEngine {
 
   template <class T>
   static void run(const LinearCall<T>& call, const LinearInputs& in, bool reverse) {
-    TORCH_CHECK(in.x.is_cpu(), "pybilevel: this build has no kernels of perceptrons for ", in.x.device());
+#if PB_WITH_TORCH_CUDA
+    if (in.x.is_cuda()) return run_cuda(params(call, in), variant(call), in.x, reverse);
+#endif
+    TORCH_CHECK(in.x.is_cpu(), "pybilevel: this build has no kernels for ", in.x.device());
     const MlpEntries<T>& kernels = cpu_mlp_kernels().in<T>();
     const Parallel parallel{run_on_torch_threads};
     (reverse ? kernels.reverse : kernels.forward)(params(call, in), variant(call), call.regime, parallel);
@@ -64,11 +68,17 @@ struct MlpEngine {
 
   template <class T>
   static std::array<Index, 2> trajectory_shape(const LinearCall<T>& call, const LinearInputs& in) {
+#if PB_WITH_TORCH_CUDA
+    if (in.x.is_cuda()) return {call.params.tasks, tape_size_cuda(params(call, in), variant(call), in.x)};
+#endif
     return {call.params.tasks, cpu_mlp_kernels().in<T>().tape_size(params(call, in), variant(call))};
   }
 
   template <class T>
   static Index scratch_bytes(const LinearCall<T>& call, const LinearInputs& in) {
+#if PB_WITH_TORCH_CUDA
+    if (in.x.is_cuda()) return scratch_bytes_cuda(params(call, in), variant(call), in.x);
+#endif
     const MlpEntries<T>& kernels = cpu_mlp_kernels().in<T>();
     const MlpParams<T> all = params(call, in);
     return scratch_on_cpu(all, call.regime, sizeof(T), 1, kernels.scratch_bytes(all, variant(call)),
@@ -106,11 +116,16 @@ TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def("mlp_unroll_backward(" PB_LINEAR_BARS PB_MLP_SCHEMA ") -> " PB_LINEAR_COTANGENTS);
 }
 
-TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
+void implement(torch::Library& m) {
   m.impl("mlp_scratch_bytes", &mlp_scratch_bytes);
   m.impl("mlp_unroll", &mlp_unroll);
   m.impl("mlp_unroll_backward", &mlp_unroll_backward);
 }
+
+TORCH_LIBRARY_IMPL(pybilevel, CPU, m) { implement(m); }
+#if PB_WITH_TORCH_CUDA
+TORCH_LIBRARY_IMPL(pybilevel, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace
 }  // namespace pb

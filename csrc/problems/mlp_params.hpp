@@ -13,9 +13,9 @@ inline constexpr Index kMaxLayers = 8;  // L: linear maps, the last one included
 
 template <class T>
 struct MlpParams : LinearParams<T> {
-  Index layers = 1;             // L
-  Index sizes[kMaxLayers + 1];  // size_0 .. size_L
-  int activation = 0;           // of registry.def
+  Index layers = 1;                  // L
+  Index sizes[kMaxLayers + 1] = {};  // size_0 .. size_L
+  int activation = 0;                // of registry.def
 };
 
 }  // namespace pb

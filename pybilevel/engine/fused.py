@@ -34,6 +34,11 @@ REGIMES = {
     "lanes": "a task per SIMD lane, the threads on different packs of tasks",
 }
 
+CUDA_REGIMES = {
+    "tasks": "a block per task",
+    "rows": "all blocks on one task after another",
+}
+
 
 def reasons(call: Call) -> list[str]:
     """Why the fused kernels cannot run a call; empty if they can."""
@@ -93,8 +98,6 @@ def _optimizer_reasons(call: Call) -> list[str]:
 
 def _device_reasons(problem: Problem) -> list[str]:
     device = problem.device
-    if device.type == "cuda" and isinstance(problem, MLP):
-        return [f"device {device} (pb.MLP has kernels for cpu only)"]
     if device.type == "cpu" or (device.type == "cuda" and CUDA):
         return []
     return [f"device {device} (this build has kernels for {'cpu and cuda' if CUDA else 'cpu'})"]
@@ -162,13 +165,14 @@ def describe_layout(layout: Layout | MlpLayout) -> Explanation:
     storage = layout.storage(scratch)
     plan = storage.schedule.plan(call.steps)
     tensors = [t for t in layout.tensors if t is not None]
+    regimes = CUDA_REGIMES if call.device.type == "cuda" else REGIMES
     return Explanation(
         backend="fused",
         coordinates=layout.coordinates if isinstance(layout, Layout) else None,
         precision=describe_precision(call.precision, layout.coordinates, tensors[0].dtype)
         if isinstance(layout, Layout)
         else None,
-        regime=f"{REGIMES[layout.regime]}; {layout.why}",
+        regime=f"{regimes[layout.regime]}; {layout.why}",
         reasons=(),
         schedule=storage.schedule.describe()
         + (", with the predictions of every state" if storage.keep else ""),

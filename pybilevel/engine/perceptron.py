@@ -52,7 +52,8 @@ class MlpLayout(NamedTuple):
     def why(self) -> str:
         """The network, in words."""
         widths = "-".join(map(str, self.problem.sizes))
-        return f"perceptron {widths}, {self.problem.activation}, units along SIMD lanes"
+        units = "threads" if self.x.is_cuda else "SIMD lanes"
+        return f"perceptron {widths}, {self.problem.activation}, units along {units}"
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
         """What the call's memory request buys."""
@@ -132,7 +133,12 @@ def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
 
 
 def choose_regime(problem: MLP) -> Regime:
-    """A thread per task, or all threads on the products of one task after another (bitwise the same)."""
+    """A thread per task, or all threads on the products of one task after another (bitwise the same).
+
+    On CUDA a block runs a task, whatever its size.
+    """
+    if problem.device.type == "cuda":
+        return "tasks"
     large = problem.n * problem.parameters >= ROWS_WORK
     return "rows" if prod(problem.tasks) < FEW_TASKS and large else "tasks"
 

@@ -1,4 +1,5 @@
-// One small batch of linear problems with buffers of the exact size, for either of the two backends.
+// One small batch of linear problems, or of models of any size on the same data, with buffers of the exact size, for
+// either of the two backends.
 #pragma once
 
 #include <cmath>
@@ -35,10 +36,12 @@ class BatchOf {
   using Index = pb::Index;
   pb::LinearParams<T> params;
 
-  BatchOf(const Case& c, Index tape_size) : case_(c) {
+  BatchOf(const Case& c, Index tape_size) : BatchOf(c, tape_size, c.features + c.bias, c.classes) {}
+
+  BatchOf(const Case& c, Index tape_size, Index model_rows, Index model_columns)
+      : case_(c), model_rows_(model_rows), model_columns_(model_columns) {
     params.tasks = c.tasks, params.features = c.features, params.classes = c.classes, params.steps = c.steps;
     params.bias = c.bias, params.poison = true;
-    model_rows_ = c.features + c.bias;
     set_data(params.support, c.rows);
     if (c.queries > 0) set_data(params.query, c.queries);
     params.l2 = {inputs(1, 0.1), 0, 0};  // shared by all tasks
@@ -50,7 +53,7 @@ class BatchOf {
     params.trajectory = results(c.tasks * tape_size);
     params.w = model_results();
     if (params.optimizer.buffers > 0)
-      params.buffers = {{results(params.optimizer.buffers * buffer_size()), model_size(), c.classes},
+      params.buffers = {{results(params.optimizer.buffers * buffer_size()), model_size(), model_columns_},
                         buffer_size()};
     if (c.queries > 0) params.loss = results(c.tasks);
     if (c.queries > 0)
@@ -64,7 +67,7 @@ class BatchOf {
     params.w_bar = model_inputs();
     if (params.optimizer.buffers > 0)
       params.buffers_bar = {
-          {inputs(params.optimizer.buffers * buffer_size(), 0.5), model_size(), case_.classes},
+          {inputs(params.optimizer.buffers * buffer_size(), 0.5), model_size(), model_columns_},
           buffer_size()};
     if (case_.queries > 0) params.loss_bar = inputs(case_.tasks, 1);
     if (case_.queries > 0)
@@ -93,7 +96,8 @@ class BatchOf {
 
   T* positive_inputs(Index count, double scale) {
     T* const values = inputs(count, 1);
-    for (Index i = 0; i < count; ++i) values[i] = scale * (0.5 + 0.5 / (1 + values[i] * values[i]));
+    for (Index i = 0; i < count; ++i)
+      values[i] = static_cast<T>(scale * (0.5 + 0.5 / (1 + values[i] * values[i])));
     return values;
   }
 
@@ -101,18 +105,18 @@ class BatchOf {
     return results_.emplace_back(static_cast<std::size_t>(count), std::numeric_limits<T>::quiet_NaN()).data();
   }
 
-  Index model_size() const { return model_rows_ * case_.classes; }
+  Index model_size() const { return model_rows_ * model_columns_; }
   Index buffer_size() const { return case_.tasks * model_size(); }
 
-  pb::Batch<const T> model_inputs() { return {inputs(buffer_size(), 0.5), model_size(), case_.classes}; }
+  pb::Batch<const T> model_inputs() { return {inputs(buffer_size(), 0.5), model_size(), model_columns_}; }
 
-  pb::Batch<T> model_results() { return {results(buffer_size()), model_size(), case_.classes}; }
+  pb::Batch<T> model_results() { return {results(buffer_size()), model_size(), model_columns_}; }
 
   // Positive: some are sums of squares.
   void set_buffers(pb::Batches<const T>& values, pb::Batches<T>& bars) {
     const Index count = params.optimizer.buffers;
-    values = {{positive_inputs(count * buffer_size(), 0.5), model_size(), case_.classes}, buffer_size()};
-    bars = {{results(count * buffer_size()), model_size(), case_.classes}, buffer_size()};
+    values = {{positive_inputs(count * buffer_size(), 0.5), model_size(), model_columns_}, buffer_size()};
+    bars = {{results(count * buffer_size()), model_size(), model_columns_}, buffer_size()};
   }
 
   // Every setting and flag that the optimizer has, but for those of SGD that the case leaves out.
@@ -147,7 +151,7 @@ class BatchOf {
     data.x_bar = {results(all * features), rows * features, features};
     data.weights = {positive_inputs(all, 1), rows, 1};
     data.weights_bar = {results(all), rows, 1};
-    data.scale = static_cast<T>(1.0 / static_cast<double>(rows));
+    data.scale = T(1) / static_cast<T>(rows);
     if (case_.soft || case_.loss == pb::LinearLoss::kSquared) {
       data.targets = {positive_inputs(all * classes, 0.7), rows * classes, classes};
       data.targets_bar = {results(all * classes), rows * classes, classes};
@@ -170,7 +174,7 @@ class BatchOf {
   }
 
   Case case_;
-  Index model_rows_ = 0;
+  Index model_rows_, model_columns_;
   std::mt19937_64 random_{7};
   std::deque<std::vector<T>> inputs_, results_;
   std::deque<std::vector<std::int64_t>> labels_;

@@ -33,6 +33,17 @@ def test_schedules(activation, optimizer, dtype):
         assert_same_bits(solve(case, memory=schedule), whole)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_schedules_on_a_gpu(dtype):
+    """Repeated, too; weights in shared memory, and (wide) in a workspace."""
+    for sizes in ((3, 9, 5, 2), (40, 200, 2)):
+        case = MlpCase(sizes=sizes, steps=9, dtype=dtype, device="cuda")
+        whole = solve(case)
+        for schedule in ("auto", pb.Revolve(2), pb.Periodic(3)):
+            assert_same_bits(solve(case, memory=schedule), whole)
+
+
 @pytest.mark.parametrize("objective", ["state", "ho"])
 def test_budgets(objective):
     """From the least budget that is accepted to one that holds everything."""

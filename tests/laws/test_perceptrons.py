@@ -248,3 +248,23 @@ def test_saturated_units():
         found = torch.autograd.grad(total(Built(case, leaves).run()), list(leaves.values()))
         for name, gradient in zip(leaves, found, strict=True):
             assert gradient.isfinite().all(), (activation, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", ["state", "ho"])
+@pytest.mark.parametrize(("loss", "targets"), ROWS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_registry_on_a_gpu(activation, loss, targets, objective):
+    assert_law(MlpCase(loss, targets, activation, objective=objective, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("optimizer", "variant"), OPTIMIZERS)
+def test_optimizers_on_a_gpu(optimizer, variant):
+    assert_law(MlpCase(optimizer=optimizer, variant=variant, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("edge", EDGES)
+def test_edges_on_a_gpu(edge):
+    assert_law(MlpCase(**EDGES[edge], device="cuda"))
