@@ -12,7 +12,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import Layout, lay_out, restore
-from pybilevel.engine.native import NATIVE, counts_steps, has_kernel
+from pybilevel.engine.native import CUDA, NATIVE, counts_steps, has_kernel
 from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.precision import describe as describe_precision
 from pybilevel.engine.state import State
@@ -24,9 +24,6 @@ from pybilevel.schedules import Offload, plan_bytes
 
 LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 """The row losses that have native kernels."""
-
-CUDA = bool(_C.build_info()["torch_cuda"])
-"""Whether this build has kernels for CUDA."""
 
 REGIMES = {
     "tasks": "a thread per task",

@@ -1,6 +1,6 @@
-"""Which optimizers have native kernels."""
+"""Which optimizers and devices have native kernels."""
 
-from pybilevel import optimizers
+from pybilevel import _C, optimizers
 from pybilevel.ops import OPTIMIZERS
 from pybilevel.optimizers import Optimizer
 
@@ -10,6 +10,9 @@ NATIVE = tuple(
     if isinstance(one, type) and getattr(one, "name", None) in OPTIMIZERS
 )
 """Their classes."""
+
+CUDA = bool(_C.build_info()["torch_cuda"])
+"""Whether this build has kernels for CUDA."""
 
 
 def has_kernel(optimizer: Optimizer) -> bool:

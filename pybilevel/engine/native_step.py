@@ -9,7 +9,7 @@ from torch import Tensor
 from pybilevel.engine.call import Call
 from pybilevel.engine.curvature import Pull
 from pybilevel.engine.iterate import Iterate, Tensors
-from pybilevel.engine.native import counts_steps, has_kernel
+from pybilevel.engine.native import CUDA, counts_steps, has_kernel
 from pybilevel.ops import OPTIMIZERS, optimizer_node, optimizer_pullback, optimizer_step
 
 
@@ -33,21 +33,23 @@ class NativeStep:
         self._order = [self._names.index(name) if name in self._names else None for name in native.settings]
         self._kept = native.kept(call.optimizer, call.settings)
         self._counts = counts_steps(call.optimizer)
+        # a call without a state begins at zero, and all parameters make every step
+        self._even: bool | None = True if call.state is None else None
         self._name, self._flags = call.optimizer.name, native.bits(call.optimizer)
 
     @staticmethod
     def of(call: Call, w: Sequence[Tensor]) -> "NativeStep | None":
         """The native step of a call whose parameters are `w`, or None where torch operations have to make it.
 
-        They do for an optimizer without kernel, a setting with a value a parameter or a task, on CUDA, in half
-        precision, and where torch.compile traces.
+        They do for an optimizer without kernel, a setting with a value a parameter or a task, on a device without
+        kernels, in half precision, and where torch.compile traces.
         """
         able = (
             has_kernel(call.optimizer)
             and not call.elementwise
             and not call.tasks
             and all(setting.ndim <= 1 for setting in call.settings.values())
-            and all(x.is_cpu and x.dtype in (torch.float32, torch.float64) for x in w)
+            and all(_has_kernels(x, w[0]) for x in w)
             and not torch.compiler.is_compiling()
         )
         return NativeStep(call) if able else None
@@ -56,26 +58,19 @@ class NativeStep:
         self, now: Iterate, g: Sequence[Tensor], values: Tensors, carried: tuple[Tensor, ...]
     ) -> Iterate:
         """The next iterate; `values` are the settings of the step, `carried` what the next iterate carries."""
-        found = optimizer_step(now.w, g, self._buffers(now), self._ordered(values), *self._rest(now))
+        found = optimizer_step(now.w, g, self._buffers(now), self._ordered(values), *self._unread(now))
         return self._after(now, found, carried)
 
     def pullback(self, now: Iterate, g: Sequence[Tensor], values: Tensors, bar: Iterate) -> StepPullback:
         """From the cotangent of the next iterate to those of this one, `g` and the settings."""
         bars = (bar.w, self._buffers(bar))
         found = optimizer_pullback(
-            now.w, g, self._buffers(now), *bars, self._ordered(values), *self._rest(now)
+            now.w, g, self._buffers(now), *bars, self._ordered(values), *self._unread(now)
         )
-        count, kept = len(now.w), self._kept
-        split = count * (1 + kept)
-        buffers = [
-            (
-                *found[count + i * kept : count + (i + 1) * kept],
-                *(torch.zeros_like(last) for last in before[kept:]),
-            )
-            for i, before in enumerate(now.buffers)
-        ]
+        count = len(now.w)
+        split = count * (1 + self._kept)
         return StepPullback(
-            Iterate(tuple(found[:count]), tuple(buffers)),
+            self.like(now, found[:split]),
             found[split : split + count],
             self._settings(values, found[-1]),
         )
@@ -112,9 +107,9 @@ class NativeStep:
         record: Tensor,
     ) -> Iterate:
         """`step` as one node of autograd's graph; its backward writes row t of `record` (see `setting_columns`)."""
-        name, flags, start = self._rest(now)
+        name, flags, start, made = self._unread(now)
         tensors = [*now.w, *g, *self._buffers(now)]
-        flat = optimizer_node(tensors, self._ordered(values), name, flags, start, len(now.w), record, t)
+        flat = optimizer_node(tensors, self._ordered(values), name, flags, start, len(now.w), record, t, made)
         return self._after(now, flat, carried)
 
     def record(self, steps: int, like: Tensor) -> Tensor:
@@ -127,27 +122,31 @@ class NativeStep:
 
     def like(self, template: Iterate, tensors: Sequence[Tensor]) -> Iterate:
         """The inverse of `differentiable`; zeros for the count of steps."""
-        count, kept = len(template.w), self._kept
-        buffers = [
-            (
-                *tensors[count + i * kept : count + (i + 1) * kept],
-                *(torch.zeros_like(last) for last in before[kept:]),
-            )
-            for i, before in enumerate(template.buffers)
-        ]
-        return Iterate(tuple(tensors[:count]), tuple(buffers))
+        made = self._made(template)
+        return self._iterate(template, tensors, torch._foreach_sub(made, made) if made else [])
 
     def _after(self, now: Iterate, flat: Sequence[Tensor], carried: tuple[Tensor, ...]) -> Iterate:
         """The next iterate, of what the operator gives."""
-        count, kept = len(now.w), self._kept
-        buffers = [
-            (
-                *flat[count + i * kept : count + (i + 1) * kept],
-                *(last + 1.0 for last in before[kept:]),
-            )
-            for i, before in enumerate(now.buffers)
-        ]
-        return Iterate(tuple(flat[:count]), tuple(buffers), carried)
+        made = self._made(now)
+        return self._iterate(now, flat, torch._foreach_add(made, 1.0) if made else [], carried)
+
+    def _made(self, now: Iterate) -> Tensors:
+        """The counts of steps of all parameters; together, since on CUDA each operation of one costs a launch."""
+        return [buffers[-1] for buffers in now.buffers] if self._counts else []
+
+    def _iterate(
+        self,
+        like: Iterate,
+        flat: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        carried: tuple[Tensor, ...] = (),
+    ) -> Iterate:
+        """An iterate of w, the buffers of each, and the counts of steps where there are any."""
+        count, kept = len(like.w), self._kept
+        buffers = tuple(
+            (*flat[count + i * kept : count + (i + 1) * kept], *counts[i : i + 1]) for i in range(count)
+        )
+        return Iterate(tuple(flat[:count]), buffers, carried)
 
     def _settings(self, values: Tensors, packed: Tensor) -> Tensors:
         """The cotangents of the settings in the order of the call."""
@@ -167,6 +166,25 @@ class NativeStep:
     def _rest(self, now: Iterate) -> tuple[str, int, int]:
         return self._name, self._flags, int(now.buffers[0][-1]) if self._counts else 0
 
+    def _unread(self, now: Iterate) -> tuple[str, int, int, Tensor | None]:
+        """`_rest`, but for a count on CUDA, which the kernel reads: the host would have to wait for it."""
+        count = now.buffers[0][-1] if self._counts else None
+        if count is None or count.is_cpu:
+            return *self._rest(now), None
+        return self._name, self._flags, 0, count
+
     def takes(self, now: Iterate) -> bool:
-        """Whether all parameters have made as many steps: those of a state from elsewhere need not."""
-        return not self._counts or len({int(buffers[-1]) for buffers in now.buffers}) == 1
+        """Whether all parameters have made as many steps: those of a state from elsewhere need not.
+
+        On CUDA that is asked once a call, for the host has to wait for the answer.
+        """
+        if not self._counts:
+            return True
+        if self._even is None or now.buffers[0][-1].is_cpu:
+            self._even = len({int(buffers[-1]) for buffers in now.buffers}) == 1
+        return self._even
+
+
+def _has_kernels(x: Tensor, first: Tensor) -> bool:
+    able = x.is_cpu or (x.is_cuda and CUDA)
+    return able and x.device == first.device and x.dtype in (torch.float32, torch.float64)

@@ -41,18 +41,19 @@ class NativeOptimizer(NamedTuple):
 
 
 optimizer_step = torch.ops.pybilevel.optimizer_step.default
-"""One step over all parameter tensors at once (CPU, float32 or float64), not differentiable itself:
+"""One step over all parameter tensors at once (float32 or float64), not differentiable itself:
 
-    optimizer_step(w [leaf], g [leaf], buffers [leaf * K], settings [SETTINGS], optimizer, flags, start)
+    optimizer_step(w [leaf], g [leaf], buffers [leaf * K], settings [SETTINGS], optimizer, flags, start, count=None)
         -> w [leaf], then buffers [leaf * K], after the step
 
 All lists hold tensors of the shapes of w; the K buffers of a leaf follow each other. Settings have one value, or are
-None; `start` steps were made before. Cost: one pass over all; no result depends on the number of threads."""
+None; `start` steps were made before, and `count` more, a tensor of one value. Cost: one pass over all; on CUDA one
+launch for up to 64 parameters, without a synchronisation. No result depends on the number of threads."""
 
 optimizer_pullback = torch.ops.pybilevel.optimizer_pullback.default
 """Its pullback, the same way, from the cotangents of w and buffers after the step:
 
-    optimizer_pullback(w, g, buffers, w_bar, buffers_bar, settings, optimizer, flags, start)
+    optimizer_pullback(w, g, buffers, w_bar, buffers_bar, settings, optimizer, flags, start, count=None)
         -> cotangents of w [leaf], buffers [leaf * K] and g [leaf] before it, then of the settings, [SETTINGS]
 """
 
@@ -60,7 +61,7 @@ optimizer_node = torch.ops.pybilevel.optimizer_node.default
 """The step as a node of autograd's graph, differentiable once:
 
     optimizer_node(tensors [w, then g, then buffers], settings [SETTINGS], optimizer, flags, start, leaves,
-                   record [steps, SETTINGS], t) -> as `optimizer_step`
+                   record [steps, SETTINGS], t, count=None) -> as `optimizer_step`
 
 Its backward writes the cotangents of the settings, which carry no graph, into row t of `record`."""
 

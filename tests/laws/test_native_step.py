@@ -45,6 +45,13 @@ class Point:
             self.buffers = [[square + mean * mean, mean, *more] for square, mean, *more in self.buffers]
         self.buffer_bars = [[torch.randn_like(b) for b in leaf] for leaf in self.buffers]
 
+    def to(self, device):
+        for name in ("w", "g", "w_bar"):
+            setattr(self, name, [x.to(device) for x in getattr(self, name)])
+        for name in ("buffers", "buffer_bars"):
+            setattr(self, name, [[x.to(device) for x in leaf] for leaf in getattr(self, name)])
+        self.settings = {key: x.to(device) for key, x in self.settings.items()}
+
     def arguments(self):
         ordered = self.row.ordered(self.settings)
         return ordered, self.solver.name, self.row.bits(self.solver), START
@@ -96,6 +103,58 @@ def test_pullback(name, variant):
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
+def test_a_count_is_a_start_that_a_kernel_reads(name, variant):
+    point = Point(name, variant)
+    *rest, start = point.arguments()
+    counted = (*rest, 1, torch.tensor(start - 1.0))
+    bars = point.w_bar, flat(point.buffer_bars)
+    again = [
+        *optimizer_step(point.w, point.g, flat(point.buffers), *counted),
+        *optimizer_pullback(point.w, point.g, flat(point.buffers), *bars, *counted),
+    ]
+    expected = [*point.native_step(), *point.native_pullback()]
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_on_a_gpu(name, variant, dtype):
+    """Step and pullback of the CPU kernels, and the same bits twice; a host that waits for the device is an error."""
+    point = Point(name, variant, dtype)
+    expected = [*point.native_step(), *point.native_pullback()]
+    point.to("cuda")
+    ordered, *rest, start = point.arguments()
+    counted = (ordered, *rest, 0, torch.tensor(float(start), device="cuda"))
+    bars = point.w_bar, flat(point.buffer_bars)
+
+    def run():
+        step = optimizer_step(point.w, point.g, flat(point.buffers), *counted)
+        return [*step, *optimizer_pullback(point.w, point.g, flat(point.buffers), *bars, *counted)]
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found, again = run(), run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_all_match([x.cpu() for x in found], expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_the_engine_takes_it_on_a_gpu(name, variant):
+    w0, h = start(), torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    expected = solve(w0, h, name, variant)
+    on_cuda = {key: x.detach().cuda().requires_grad_() for key, x in w0.items()}
+    with mock.patch("pybilevel.engine.native_step.optimizer_step", wraps=optimizer_step) as step:
+        found = solve(on_cuda, h.detach().cuda().requires_grad_(), name, variant)
+    assert step.call_count >= 6
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_all_match([x.cpu() for x in ours], theirs)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
 def test_threads_change_no_bit(name, variant):
     point = Point(name, variant, torch.float32)
     before, found = torch.get_num_threads(), []
@@ -122,7 +181,7 @@ def test_strided_tensors_are_read_as_they_are():
     ("change", "error", "text"),
     [
         ({"g": []}, ValueError, "g must have 1 for each of 1 parameters, got 0"),
-        ({"g": [torch.zeros(3)]}, ValueError, r"g\[0\] must be \[2\] of Float on the CPU, got \[3\]"),
+        ({"g": [torch.zeros(3)]}, ValueError, r"g\[0\] must be \[2\] of Float on cpu, got \[3\]"),
         ({"w": [torch.zeros(2).half()]}, TypeError, "w is Half; fused operators take float32 or float64"),
         ({"w": []}, ValueError, "w has no parameters"),
         ({"buffers": [torch.zeros(2)]}, ValueError, "buffers must have 0 for each of 1 parameters, got 1"),
@@ -151,7 +210,8 @@ def start():
 def solve(w0, h, name, variant, memory="auto"):
     numbers, flags = VARIANTS[name][variant]
     settings = {
-        key: torch.tensor(value, dtype=torch.float64, requires_grad=True) for key, value in numbers.items()
+        key: torch.tensor(value, dtype=torch.float64, device=h.device, requires_grad=True)
+        for key, value in numbers.items()
     }
     w, state = pb.unroll(
         network,
@@ -163,7 +223,9 @@ def solve(w0, h, name, variant, memory="auto"):
         return_state=True,
     )
     outputs = [*w.values(), *(b for buffers in state.buffers for b in buffers if b.ndim)]
-    total = sum((x * torch.arange(1.0, 1 + x.numel()).reshape(x.shape)).sin().sum() for x in outputs)
+    total = sum(
+        (x * torch.arange(1.0, 1 + x.numel(), device=x.device).reshape(x.shape)).sin().sum() for x in outputs
+    )
     found = torch.autograd.grad(total, [*w0.values(), h, *settings.values()])
     return [x.detach() for x in outputs], found
 
