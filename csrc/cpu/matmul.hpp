@@ -12,6 +12,7 @@
 
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
+#include "cpu/transpose.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -30,6 +31,8 @@ inline void with_constant(Index n, F&& f) {
 template <class T>
 struct MixTile {
   static constexpr int kRows = kPackRegisters >= 32 ? 5 : 6, kPacks = 2;
+  static constexpr int kWide = kPackRegisters >= 32 ? 3 : 2;  // packs of the last tile, where sums are kLong
+  static constexpr Index kLong = 16;
 
   // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
   template <int P, int Q>
@@ -42,12 +45,12 @@ struct MixTile {
     if (whole) {
       for (Index r = 0; r < r_count; ++r, b_row += b.row) {
         Pack<T> packs[Q];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < P; ++i) {
           const Pack<T> coefficient = in_register<T>(broadcast(a.data[i * a.row + r * a.column]));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
         }
       }
@@ -63,7 +66,7 @@ struct MixTile {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < Q; ++j) {
         T* const out = c[i] + j * lanes;
         if (!whole && j + 1 == Q) {
@@ -77,16 +80,18 @@ struct MixTile {
     }
   }
 
+  // By kPacks; in long sums the last three packs together, since a tile of one waits for its own sums.
   template <int P>
   static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-    constexpr Index lanes = PackOf<T>::lanes, step = kPacks * lanes;
+    constexpr Index lanes = PackOf<T>::lanes;
+    const Index wide = s.r < kLong ? kPacks : kWide, part = s.q % lanes, whole = s.q - part;
     Index q = 0;
-    for (; q + step <= s.q; q += step)
+    for (; q + wide * lanes < whole; q += kPacks * lanes)
       run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
-    for (; q < s.q; q += lanes) {
-      const Index part = s.q - q < lanes ? s.q - q : lanes;
-      run<P, 1>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, part);
-    }
+    with_constant<kWide>((whole - q) / lanes, [&](auto packs) {
+      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
+    });
+    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part);
   }
 
   // Whether every whole pack of C may bypass the caches.
@@ -100,11 +105,13 @@ template <class T>
 inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
   using Tile = MixTile<T>;
   s.stream = Tile::can_stream(s, c);
-  for (Index p = 0; p < s.p; p += Tile::kRows) {
+  const Index blocks = ceil_div(s.p, Tile::kRows);
+  for (Index p = 0, left = blocks; left > 0; --left) {  // of even heights: a low one would wait for its sums
+    const Index rows = ceil_div(s.p - p, left);
     const Strided<const T> block{a.data + p * a.row, a.row, a.column};
-    with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
-      Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row});
-    });
+    with_constant<Tile::kRows>(
+        rows, [&](auto P) { Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row}); });
+    p += rows;
   }
 }
 
@@ -159,7 +166,7 @@ struct DotsTile {
 
   // One row of outputs, from the lanes first, first + 1, ...
   template <int R>
-  static void write(Pack<T> totals, int first, Strided<T> c, bool accumulate) {
+  PB_INLINE static void write(Pack<T> totals, int first, Strided<T> c, bool accumulate) {
     if constexpr (R == kLanes) {
       if (c.column == 1) return store_pack(c.data, accumulate ? load_pack(c.data) + totals : totals);
     }
@@ -171,7 +178,7 @@ struct DotsTile {
 };
 
 template <class Tile, class T>
-inline void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
     with_constant<Tile::kColumns>(s.r - r < Tile::kColumns ? s.r - r : Tile::kColumns, [&](auto R) {
       for (Index p = 0; p < s.p; p += Tile::kRows) {
@@ -185,13 +192,48 @@ inline void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c)
   }
 }
 
+// Many rows of A against rows of B that are whole packs: a part of B is transposed, and then serves all of them.
+template <class T>
+struct DotsPanel {
+  static constexpr Index kLanes = PackOf<T>::lanes, kRows = 5 * kLanes, kColumns = 64;
+
+  PB_NOINLINE static void run(Shape s, Matrix<const T> a, Matrix<const T> b, Matrix<T> c) {
+    alignas(64) T panel[kColumns * kRows];
+    for (Index r = 0; r < s.r; r += kRows) {
+      const Index rows = s.r - r < kRows ? s.r - r : kRows;
+      for (Index q = 0; q < s.q; q += kColumns) {
+        const Index columns = s.q - q < kColumns ? s.q - q : kColumns;
+        transpose(rows, columns, {b[r] + q, b.row}, panel);
+        mix<T>({s.p, rows, columns, s.accumulate || q > 0}, {a.data + q, a.row, 1}, {panel, kRows},
+               {c.data + r, c.row});
+      }
+    }
+  }
+
+  // Rows beyond the last repeat it.
+  static void transpose(Index rows, Index columns, Matrix<const T> b, T* panel) {
+    for (Index r = 0; r < rows; r += kLanes) {
+      const T* row[kLanes];
+      for (Index i = 0; i < kLanes; ++i) row[i] = b[r + i < rows ? r + i : rows - 1];
+      for (Index q = 0; q < columns; q += kLanes) {
+        Pack<T> block[kLanes];
+        transpose_block<T>(row, q, block);
+#pragma GCC unroll 8
+        for (Index i = 0; i < kLanes; ++i) store_pack(panel + (q + i) * kRows + r, block[i]);
+      }
+    }
+  }
+};
+
 template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
-  if (s.q < 16 * lanes) {  // short sums: what ends them costs as much, and one pack ends cheapest
-    dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
-  } else {
+  if (s.q >= 16 * lanes) {
     dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
+  } else if (s.p >= lanes && s.q % lanes == 0 && c.column == 1) {
+    DotsPanel<T>::run(s, a, b, {c.data, c.row});
+  } else {  // what ends short sums costs as much as they do, and one pack ends cheapest
+    dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
   }
 }
 
