@@ -53,6 +53,35 @@ def wrong(case, place, value):
     torch.ops.pybilevel.mlp_unroll(*arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tasks", [0, 1, 5])
+def test_a_point_of_all_tasks(tasks, dtype):
+    """w0 [1, 1, P]: the same results as from a copy a task, and the sum of the gradients of the copies."""
+    from pybilevel.engine.arguments import normalise
+    from pybilevel.engine.perceptron import lay_out
+    from pybilevel.ops import mlp_unroll
+
+    case = MlpCase(tasks=(tasks,), objective="ho", shared=False, dtype=dtype)
+    built = Built(case, case.inputs())
+    call = normalise(built.problem, built.w0, steps=case.steps, optimizer=built.solver())
+    layout = lay_out(call, built.outer)
+    arguments = [
+        a.detach() if isinstance(a, torch.Tensor) else a for a in layout.arguments(layout.itinerary())
+    ]
+    scalars = arguments[4].shape[-1]
+    point = torch.randn(1, 1, scalars, dtype=dtype, generator=torch.Generator().manual_seed(7)) / 2
+    found = []
+    for w0 in (point.clone(), point.repeat(tasks, 1, 1)):
+        arguments[4] = w0.requires_grad_()
+        results = mlp_unroll(*arguments)
+        found.append((results, *torch.autograd.grad(results.outer.sum() + results.w.square().sum(), w0)))
+    (ours, shared), (theirs, each) = found
+    for name in ("w", "outer", "logits"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert shared.shape == (1, 1, scalars)
+    assert torch.equal(shared, each.double().sum(0, keepdim=True).to(dtype))
+
+
 def test_compiled():
     """One graph, forward and backward, with the same numbers."""
     x, y = data(3)

@@ -18,6 +18,7 @@
 #include "ops/linear_inputs.hpp"
 #include "ops/plan_tensor.hpp"
 #include "ops/recycled.hpp"
+#include "ops/sum_tasks.hpp"
 
 namespace pb {
 
@@ -64,6 +65,7 @@ class LinearCall {
     params.precision = in.parsed_precision();
     params.l2 = rows_of<const T>(in.l2);
     if (in.w0) params.w0 = rows_of<const T>(keep(*in.w0));
+    if (in.shares_w0()) params.w0.task = 0;
     if (in.buffers0) params.buffers0 = batches_of<const T>(keep(*in.buffers0));
     set_optimizer(in);
     set_data(params.support, in.x, in.y, in.weights, in.scale);
@@ -114,7 +116,7 @@ class LinearCall {
 };
 
 // How many leading arguments of the schema are tensors, and may have cotangents.
-inline constexpr std::size_t kTensors = 9 + kMaxSettings, kBuffers0 = 5, kSetting0 = 6;
+inline constexpr std::size_t kTensors = 9 + kMaxSettings, kW0 = 4, kBuffers0 = 5, kSetting0 = 6;
 
 // Where the cotangents go, in the order of the schema's tensors.
 template <class T>
@@ -159,6 +161,10 @@ class LinearGradients {
                   : setting   ? at::zeros(inputs[i]->sizes(), options)
                               : empty_recycled(inputs[i]->sizes(), options);
     }
+    if (in.shares_w0() && wanted_[kW0]) {
+      shared_ = grads_[kW0];
+      grads_[kW0] = empty_recycled({in.x.size(0), in.w0->size(1), in.w0->size(2)}, in.x.options());
+    }
   }
 
   template <class T>
@@ -170,13 +176,19 @@ class LinearGradients {
     if (wanted_[kBuffers0]) p.buffers0_bar = batches_of<T>(grads_[kBuffers0]);
   }
 
-  Tuple tuple() const {
+  // After the reverse half.
+  Tuple tuple() {
+    if (shared_.defined()) {
+      sum_tasks(grads_[kW0], shared_);
+      grads_[kW0] = shared_;
+    }
     return std::apply([](const auto&... t) { return Tuple(t...); }, grads_);
   }
 
  private:
   std::array<bool, kTensors> wanted_{};
   std::array<at::Tensor, kTensors> grads_;
+  at::Tensor shared_;  // the cotangent of a w0 of all tasks; defined: grads_ has theirs
 };
 
 }  // namespace pb

@@ -71,11 +71,13 @@ struct LinearInputs {
   Index slots;
   Index reversed;  // how many of the last steps the plan reverses; 0: there is no way back
   bool keep;
-  // A perceptron's: its widths and activation. Its parameters are [B, 1, P] where those of a linear model are [B, D, c].
+  // A perceptron's: its widths and activation. Its parameters are [B, 1, P] where those of a linear model are [B, D, c];
+  // w0 may be [1, 1, P], of all tasks together, and its cotangent is then the sum of theirs.
   at::IntArrayRef sizes = {};
   std::string_view activation = {};
   std::string_view precision = kPrecisions[0];
 
+  bool shares_w0() const { return !sizes.empty() && w0 && w0->dim() == 3 && w0->size(0) == 1; }
   Precision parsed_precision() const { return parse<Precision>("precision", precision, kPrecisions); }
   bool truncated() const { return reversed > 0 && reversed < steps; }
   void check() const;  // shapes, dtypes and names
@@ -174,7 +176,7 @@ inline void LinearInputs::check() const {
   detail::check_targets("y", y, x, classes);
   detail::check_like("weights", weights, x, {tasks, rows});
   detail::check_like("l2", l2, x, {tasks});
-  detail::check_like("w0", w0, x, {tasks, model_rows, model_columns});
+  detail::check_like("w0", w0, x, {shares_w0() ? 1 : tasks, model_rows, model_columns});
   check_optimizer();
   TORCH_CHECK_VALUE(query_x.has_value() == query_y.has_value(), "pybilevel: query_x and query_y go together");
   if (!query_x) return;

@@ -118,7 +118,7 @@ def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
     native = OPTIMIZERS[optimizer.name]
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
     query = (None, None, None) if outer is None else data_of(outer)
-    start = (initial_l2(problem), join(call.w0, problem), _initial_buffers(call, problem, buffers))
+    start = (initial_l2(problem), _initial_point(call.w0, problem), _initial_buffers(call, problem, buffers))
     tensors = (*data_of(problem), *start, *native.ordered(settings_of(call, problem)), *query)
     return MlpLayout(
         call,
@@ -145,13 +145,17 @@ def choose_regime(problem: MLP) -> Regime:
 
 def join(w: Any, problem: MLP) -> Tensor:
     """The leaves of parameters, flat: [B, 1, P]."""
-    tasks, leaves, shapes = prod(problem.tasks), pytree.tree_leaves(w), problem.shapes
-    if problem.tasks and all(leaf.ndim == len(shape) for leaf, shape in zip(leaves, shapes, strict=True)):
-        # of all tasks together: so is the sum of their cotangents
-        return torch.cat([leaf.reshape(-1) for leaf in leaves]).expand(tasks, 1, -1)
-    whole = pytree.tree_leaves(problem.initial(w))
-    flat = [leaf.reshape(tasks, prod(shape)) for leaf, shape in zip(whole, shapes, strict=True)]
+    tasks, whole = prod(problem.tasks), pytree.tree_leaves(problem.initial(w))
+    flat = [leaf.reshape(tasks, prod(shape)) for leaf, shape in zip(whole, problem.shapes, strict=True)]
     return torch.cat(flat, -1).unsqueeze(1)
+
+
+def _initial_point(w0: Any, problem: MLP) -> Tensor:
+    """w0, flat: [B, 1, P], or [1, 1, P] where its leaves are of all tasks together."""
+    leaves, shapes = pytree.tree_leaves(w0), problem.shapes
+    if problem.tasks and all(leaf.ndim == len(shape) for leaf, shape in zip(leaves, shapes, strict=True)):
+        return torch.cat([leaf.reshape(-1) for leaf in leaves]).view(1, 1, -1)
+    return join(w0, problem)
 
 
 def part(flat: Tensor, like: Any, problem: MLP) -> Any:

@@ -5,7 +5,8 @@
 
 The arguments and results are those of `pybilevel.ops.linear`, with d = sizes[0], c = sizes[-1] and [1, P] in place of
 [D, c]: P scalars a task, layer by layer, each [sizes[l-1] + 1, sizes[l]] with the bias in the last row. coordinates is
-"primal", regime "tasks" or "rows" (no difference on CUDA, where a block runs a task), bias True, and w0 is there.
+"primal", regime "tasks" or "rows" (no difference on CUDA, where a block runs a task), bias True, and w0 is there:
+[B, 1, P], or [1, 1, P] for all tasks, whose gradient is then the sum of theirs.
 """
 
 from collections.abc import Sequence
