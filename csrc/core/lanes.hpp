@@ -18,6 +18,17 @@ PB_HD void add_scaled(const Team& team, Index n, typename Team::Scalar a, const 
   team.for_lanes(n, [=](Index i) { Team::store(y + i, Team::load(y + i) + a * Team::load(x + i)); });
 }
 
+// b[j][i] = a[i][j] for i < m, j < n.
+template <class Team>
+PB_HD void transpose(const Team& team, Index m, Index n, Matrix<const typename Team::Scalar> a,
+                     Matrix<typename Team::Scalar> b) {
+  if constexpr (requires { team.transpose(m, n, a, b); }) {
+    team.transpose(m, n, a, b);
+  } else {
+    team.for_pairs(n, m, [=](Index j, Index i) { b[j][i] = a[i][j]; });
+  }
+}
+
 // <x, y>, known to every worker.
 template <class Team>
 PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team::Scalar* x,

@@ -26,6 +26,11 @@
 //   mix(shape, a, b, c)       C[p, q] (+)= sum_r A(p, r) B[r, q]       A by two strides; B, C with contiguous rows
 //   row_sums(shape, a, out)   out[p] (+)= sum_q A[p, q]
 //   dots(shape, a, b, c)      C(p, r) (+)= sum_q A[p, q] B[r, q]       A, B with contiguous rows; C by two strides
+//
+// Some have a faster way, and need not:
+//
+//   transpose(m, n, a, b)     b[j][i] = a[i][j] for i < m, j < n       (core/lanes.hpp has it for all)
+//   fetch(n, p)               p[0 .. n) will be read soon; static
 #pragma once
 
 #include <concepts>
@@ -55,13 +60,15 @@ struct RowChunks {
   Index rows, features, chunks, chunk, block;
 };
 
-// Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and a hint to mix:
-// C is too large to be found in a cache when it is read next. `rounded`: a team may make it in LinearParams::precision.
+// Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and hints to mix:
+// C is too large to be found in a cache when it is read next; what is read after B lies `ahead` scalars behind it (0: not
+// known). `rounded`: a team may make it in LinearParams::precision.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;
   bool stream = false;
   bool rounded = false;
+  Index ahead = 0;
 };
 
 template <class Team>

@@ -80,6 +80,11 @@ struct Lanes : OneThread {
   static Lane load(const Scalar* p) { return *p; }
   static void store(Scalar* p, Lane x) { *p = x; }
 
+  // p[0 .. n) will be read soon.
+  static void fetch(Index n, const Scalar* p) {
+    for (Index i = 0; i < n; i += 64 / kPackBytes) __builtin_prefetch(p + i);
+  }
+
   static bool vanishes(Scalar x) {
     for (Index i = 0; i < kTasks; ++i) {
       if (x[i] != 0) return false;

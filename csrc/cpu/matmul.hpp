@@ -44,6 +44,7 @@ struct MixTile {
     const T* b_row = b.data;
     if (whole) {
       for (Index r = 0; r < r_count; ++r, b_row += b.row) {
+        __builtin_prefetch(b_row + s.ahead, 0, 2);  // into the second-level cache: the first one is in use
         Pack<T> packs[Q];
 #pragma GCC unroll 8
         for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
@@ -177,6 +178,8 @@ struct DotsTile {
   }
 };
 
+inline constexpr Index kRowsAhead = 8;  // how far before their use rows of B are fetched
+
 template <class Tile, class T>
 PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
@@ -185,7 +188,7 @@ PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<
         with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
           Tile::template run<decltype(P)::value, decltype(R)::value>(
               s.q, {a[p], a.row}, {b[r], b.row}, {c.data + p * c.row + r * c.column, c.row, c.column},
-              s.accumulate, b[r + Tile::kColumns] + p / Tile::kRows * (s.q / Tile::kLanes) * Tile::kLine);
+              s.accumulate, b[r + kRowsAhead] + p / Tile::kRows * (s.q / Tile::kLanes) * Tile::kLine);
         });
       }
     });
@@ -228,7 +231,10 @@ struct DotsPanel {
 template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
-  if (s.q >= 16 * lanes) {
+  if (s.p == 4 ||
+      s.p == 5) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
+    dots_by<DotsTile<T, 5, 2>>(s, a, b, c);
+  } else if (s.q >= 16 * lanes) {
     dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
   } else if (s.p >= lanes && s.q % lanes == 0 && c.column == 1) {
     DotsPanel<T>::run(s, a, b, {c.data, c.row});

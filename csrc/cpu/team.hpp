@@ -6,6 +6,7 @@
 #include "cpu/matmul.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/transpose.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -64,6 +65,7 @@ struct Solo : OneThread {
   void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
   void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const { pb::mix<T>(s, a, b, c); }
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const { pb::dots<T>(s, a, b, c); }
+  void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) const { pb::transpose<T>(m, n, a, b); }
 
   template <int N, class F>
   static void reduce_range(Index begin, Index end, T (&out)[N], F&& f) {

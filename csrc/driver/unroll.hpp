@@ -66,6 +66,7 @@ class Unroll {
       const PlacedOp op = params.plan[i];
       if (op.code() == OpCode::kReverse) {
         const T* const known = kept(trajectory, op.kept() ? slot : -1);
+        if (i + 1 < params.plan_length) fetch(team, params.plan[i + 1], trajectory);
         problem.gradient(team, state_, gradient_, optimizer.needs_gradient(), known);
         optimizer.pullback(team, op.step(), size_, state_, gradient_, state_bar_, gradient_bar_);
         problem.pullback(team, state_, gradient_bar_, state_bar_);
@@ -102,6 +103,13 @@ class Unroll {
       save(team, saved_size_, state_, place_of(trajectory, slot));
     } else {
       restore(team, place_of(trajectory, slot));
+    }
+  }
+
+  // The slot that the next op loads: a trajectory read backwards is nothing that processors foresee.
+  PB_HD void fetch(const Team& team, PlacedOp next, const T* trajectory) const {
+    if constexpr (requires { team.fetch(slot_size(), trajectory); }) {
+      if (next.code() == OpCode::kLoad) team.fetch(slot_size(), trajectory + next.operand() * slot_size());
     }
   }
 

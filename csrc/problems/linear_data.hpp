@@ -31,15 +31,16 @@ PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& da
   const auto weights = data.weights.vector(task);
   const Index rows = data.rows;
   const T factor = data.scale;
+  if (labels) team.for_each(classes * to.stride, [=](Index i) { to.targets[i * to.step] = 0; });
   team.for_each(to.stride, [=](Index i) {
     T total = 0;
-    const Index label = i < rows && labels ? labels[i] : -1;
-    for (Index k = 0; k < classes; ++k) {
-      const T y = k == label ? T(1) : i < rows && !labels ? dense[i][k] : T(0);
-      total += to.targets[to.at(k, i)] = y;
-    }
-    if (i < rows && labels && !(label >= 0 && label < classes)) {
-      total = to.targets[to.at(0, i)] = std::numeric_limits<T>::quiet_NaN();
+    if (i < rows && labels) {
+      const Index label = labels[i];
+      const bool sound = label >= 0 && label < classes;
+      total = sound ? T(1) : std::numeric_limits<T>::quiet_NaN();
+      to.targets[to.at(sound ? label : 0, i)] = total;
+    } else if (!labels) {
+      for (Index k = 0; k < classes; ++k) total += to.targets[to.at(k, i)] = i < rows ? dense[i][k] : T(0);
     }
     to.sigma[to.at(0, i)] = total;
     to.scale[to.at(0, i)] = i < rows ? factor * weights[i] : T(0);

@@ -2,7 +2,7 @@
 // bias [c]. Every product with rows of features then runs along the features.
 #pragma once
 
-#include "core/team.hpp"
+#include "core/lanes.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -35,7 +35,7 @@ class LinearHead {
   // w = head, as [D, c].
   PB_HD void write(const Team& team, const T* head, Matrix<T> w) const {
     const Index classes = classes_, features = features_, stride = stride_;
-    team.for_pairs(features, classes, [=](Index j, Index k) { w[j][k] = head[k * stride + j]; });
+    transpose<Team>(team, classes, features, {head, stride}, w);
     if (bias_) team.for_each(classes, [=](Index k) { w[features][k] = head[classes * stride + k]; });
   }
 
@@ -47,10 +47,11 @@ class LinearHead {
   }
 
   // head += R X for rows of x with class-major coefficients R [c, stride of r], whose padding to whole lanes is zero.
+  // `ahead`: see Shape.
   template <class Member>
   PB_HD void gather(const Member& member, const T* r, Index r_stride, Matrix<const T> x, Index rows, T* head,
-                    bool rounded = false) const {
-    member.mix({classes_, features_, rows, true, false, rounded}, {r, r_stride, 1}, x, weight(head));
+                    bool rounded = false, Index ahead = 0) const {
+    member.mix({classes_, features_, rows, true, false, rounded, ahead}, {r, r_stride, 1}, x, weight(head));
     if (bias_) member.row_sums({classes_, round_up(rows, Team::kLanes), 0, true}, {r, r_stride}, bias(head));
   }
 

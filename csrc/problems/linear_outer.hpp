@@ -40,21 +40,20 @@ class LinearOuter {
 
   // Writes logits and loss of the task, and d loss / d model to head_bar unless that is null.
   PB_HD void forward(const Team& team, const T* head, T* head_bar) const {
-    const Index stride = rows_.stride(), classes = params_.classes;
+    const Index stride = rows_.stride();
     const Matrix<T> logits = params_.logits.matrix(task_);
     const bool wanted = head_bar != nullptr;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x{x_[first], x_.row};
       T *const scores = rows_.scores() + first, *const residual = residual_ + first;
       head_.scores(member, head, x, rows, scores, stride);
-      const T* const bias = head_.bias(head);
-      member.for_pairs(rows, classes,
-                       [=](Index i, Index k) { logits[first + i][k] = scores[k * stride + i] += bias[k]; });
+      shift(member, rows, head_.bias(head), scores, {logits[first], logits.row});
       member.for_lanes(rows, [=, this](Index i) {
         Team::store(values_ + first + i, rows_.evaluate(first + i));
         if (wanted) rows_.residual(first + i, {residual + i, stride});
       });
-      if (wanted) head_.gather(member, residual, stride, x, rows, partial);
+      // This block comes out of a cache, scores() has just read it: the block after the next can be fetched meanwhile.
+      if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, 2 * rows * x.row);
     });
     if (wanted) sweep_.collect(team, head_bar, false);
     T total[1];
@@ -76,8 +75,7 @@ class LinearOuter {
     if (!extra && !x_bar && !params_.query.weights_bar && !params_.query.targets_bar) return;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       T *const scores = rows_.scores() + first, *const bars = residual_ + first;
-      member.for_pairs(rows, classes,
-                       [=](Index i, Index k) { scores[k * stride + i] = logits[first + i][k]; });
+      transpose(member, rows, classes, {logits[first], logits.row}, {scores, stride});
       member.for_lanes(rows,
                        [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
       if (extra) {
@@ -92,6 +90,24 @@ class LinearOuter {
   }
 
  private:
+  // scores += bias, and the same to the logits, which are [rows, classes].
+  template <class Member>
+  PB_HD void shift(const Member& member, Index rows, const T* bias, T* scores, Matrix<T> logits) const {
+    const Index stride = rows_.stride(), classes = params_.classes;
+    if constexpr (requires { member.transpose(classes, rows, Matrix<const T>{}, logits); }) {
+      member.for_lanes(rows, [=](Index i) {
+        for (Index k = 0; k < classes; ++k) {
+          T* const score = scores + k * stride + i;
+          Team::store(score, Team::load(score) + bias[k]);
+        }
+      });
+      member.transpose(classes, rows, {scores, stride}, logits);
+    } else {
+      member.for_pairs(rows, classes,
+                       [=](Index i, Index k) { logits[i][k] = scores[k * stride + i] += bias[k]; });
+    }
+  }
+
   const LinearParams<T>& params_;
   LinearHead<Team> head_;
   LinearRows<Team, Loss> rows_;

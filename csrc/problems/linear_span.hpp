@@ -87,12 +87,16 @@ class LinearSpan {
   PB_HD const T* decode(const Team& team, const T* w, T* out) const {
     const T *const w0 = w0_, *const tail = w + bias_offset();
     const Index step = buffers_.step, classes = params_.classes, regularised = head_.regularised();
-    team.for_each(head_.size(), [=](Index i) {
+    const bool zero =
+        !w0 && regularised == classes * params_.features;  // W begins at zero and has no padding
+    const Index begin = zero ? regularised : 0;
+    team.for_each(head_.size() - begin, [=](Index j) {
+      const Index i = begin + j;
       out[i] = i < regularised             ? (w0 ? tail[classes * step] * w0[i] : T(0))
                : i < regularised + classes ? tail[(i - regularised) * step]
                                            : T(0);
     });
-    team.mix({classes, params_.features, rows(), true}, buffers_.matrix(w), x_, head_.weight(out));
+    team.mix({classes, params_.features, rows(), !zero}, buffers_.matrix(w), x_, head_.weight(out));
     return out;
   }
 
