@@ -1,6 +1,6 @@
-// The one place that knows who compiles a .cu file: nvcc, or the C++ compiler with the CPU emulator of the
-// tests. Kernels use no other CUDA header and start through launch() alone. They take one parameter: a plain
-// struct.
+// The place that knows who compiles a .cu file: nvcc, or the C++ compiler with the CPU emulator of the tests.
+// (tensor_core.hpp has both halves of one instruction.) Kernels use no other CUDA header and start through launch()
+// alone. They take one parameter: a plain struct.
 #pragma once
 
 #include <algorithm>

@@ -25,7 +25,8 @@ class LinearPrimal {
       : params_(params),
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.support, params.classes, reverse),
-        sweep_(arena, params.support.rows, params.features, head_.size()) {
+        sweep_(arena, params.support.rows, params.features, head_.size()),
+        cut_(sweep_.cut(params.support.rows, params.features, head_.size())) {
     residual_ = arena.take<T>(params.classes * rows_.stride());
     if (reverse) work_ = arena.take<T>(params.classes * rows_.stride());
   }
@@ -41,7 +42,7 @@ class LinearPrimal {
       rho_ = *params_.l2.matrix(task).data;
       rho_bar_ = 0;
     });
-    sweep_.keep(team, x_);
+    sweep_.keep(team, x_, cut_);
     rows_.clear(team);
     load_rows(team, params_.support, task, params_.classes, rows_.buffers());
     if (!reverse) return;
@@ -79,7 +80,7 @@ class LinearPrimal {
     const Index stride = rows_.stride();
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const bool read = !known || wanted;
-      const Matrix<const T> x = read ? sweep_.near(member, x_, first, rows) : Matrix<const T>{};
+      const Matrix<const T> x = read ? sweep_.near(member, x_, cut_, first, rows) : Matrix<const T>{};
       if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
         if (known) {
@@ -102,7 +103,7 @@ class LinearPrimal {
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
     const Index stride = rows_.stride();
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      const Matrix<const T> x = sweep_.near(member, x_, first, rows);
+      const Matrix<const T> x = sweep_.near(member, x_, cut_, first, rows);
       T* const u = work_ + first;
       head_.scores(member, v, x, rows, u, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
@@ -139,6 +140,7 @@ class LinearPrimal {
   LinearHead<Team> head_;
   LinearRows<Team, Loss> rows_;
   LinearSweep<Team> sweep_;
+  RowChunks cut_;
   Index task_ = 0;
   Matrix<const T> x_;
   Matrix<T> x_bar_;

@@ -17,15 +17,12 @@ class LinearSweep {
 
   // `size` scalars of a sum; behind each partial one are `scratch` scalars for whatever a block needs.
   PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0)
-      : cut_(cut(rows, features, size)),
+      : rows_(rows),
         size_(size),
+        block_(block_rows(features)),
+        chunks_(count_chunks(rows, size)),
         distance_(size + scratch),
-        partial_(arena.take<T>(cut_.chunks * distance_)) {}
-
-  PB_HD static RowChunks cut(Index rows, Index features, Index size) {
-    const Index block = block_rows(features), chunks = count_chunks(rows, size);
-    return {rows, features, chunks, round_up(ceil_div(rows, chunks), block), block};
-  }
+        partial_(arena.take<T>(chunks_ * distance_)) {}
 
   // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
   PB_HD static Index block_rows(Index features) {
@@ -33,17 +30,24 @@ class LinearSweep {
     return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
   }
 
+  // How run() cuts such a data set. Whoever wants it keeps it: a member more here, and a CUDA kernel spills.
+  PB_HD static RowChunks cut(Index rows, Index features, Index size) {
+    const Index block = block_rows(features), chunks = count_chunks(rows, size);
+    return {rows, features, chunks, round_up(ceil_div(rows, chunks), block), block};
+  }
+
   // Collective: passes will ask for rows of x through near().
-  PB_HD void keep(const Team& team, Matrix<const T> x) const {
-    if constexpr (requires { team.keep(x, cut_); }) team.keep(x, cut_);
+  PB_HD static void keep(const Team& team, Matrix<const T> x, const RowChunks& cut) {
+    if constexpr (requires { team.keep(x, cut); }) team.keep(x, cut);
   }
 
   // Rows first.. of the x that keep() was given, from where the member has them. In one pass, a member asks for all of its
   // blocks in their order, or for none.
   template <class Member>
-  PB_HD Matrix<const T> near(const Member& member, Matrix<const T> x, Index first, Index rows) const {
-    if constexpr (requires { member.near(x, cut_, first, rows); }) {
-      return member.near(x, cut_, first, rows);
+  PB_HD static Matrix<const T> near(const Member& member, Matrix<const T> x, const RowChunks& cut,
+                                    Index first, Index rows) {
+    if constexpr (requires { member.near(x, cut, first, rows); }) {
+      return member.near(x, cut, first, rows);
     } else {
       return {x[first], x.row};
     }
@@ -52,13 +56,13 @@ class LinearSweep {
   // f(member, first row, number of rows, partial sum to add to)
   template <class F>
   PB_HD void run(const Team& team, F f) const {
-    team.chunks(cut_.chunks, [=, this](const auto& member, Index chunk) {
+    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
+    team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
       T* const partial = this->partial(chunk);
       member.for_each(size_, [=](Index i) { partial[i] = 0; });
-      const Index begin = chunk * cut_.chunk,
-                  end = begin + cut_.chunk < cut_.rows ? begin + cut_.chunk : cut_.rows;
-      for (Index first = begin; first < end; first += cut_.block) {
-        f(member, first, first + cut_.block < end ? cut_.block : end - first, partial);
+      const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
+      for (Index first = begin; first < end; first += block_) {
+        f(member, first, first + block_ < end ? block_ : end - first, partial);
       }
     });
   }
@@ -67,7 +71,7 @@ class LinearSweep {
   PB_HD void collect(const Team& team, T* out, bool accumulate) const {
     team.for_lanes(size_, [=, this](Index i) {
       Lane total = accumulate ? Team::load(out + i) : Lane{};
-      for (Index chunk = 0; chunk < cut_.chunks; ++chunk) total += Team::load(partial(chunk) + i);
+      for (Index chunk = 0; chunk < chunks_; ++chunk) total += Team::load(partial(chunk) + i);
       Team::store(out + i, total);
     });
   }
@@ -81,8 +85,7 @@ class LinearSweep {
 
   PB_HD T* partial(Index chunk) const { return partial_ + chunk * distance_; }
 
-  RowChunks cut_;
-  Index size_, distance_;
+  Index rows_, size_, block_, chunks_, distance_;
   T* partial_;
 };
 
