@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
+from pybilevel.engine.forward_over_reverse import dual, forward_over_reverse, tied
 from pybilevel.engine.iterate import Moment
 
 Loss = Callable[[list[Tensor], list[Tensor], Moment], Tensor]
@@ -150,7 +150,7 @@ class GradientMap:
         inspect: Inspect | None = None,
     ) -> list[Tensor]:
         """dL/dw with its graph, where w and theta are in one; `inspect` as of `gradient`."""
-        value = _tied(self._loss(w, theta, moment or Moment()), w)
+        value = tied(self._loss(w, theta, moment or Moment()), w)
         if inspect is not None:
             inspect(value, w + theta)
         return list(torch.autograd.grad(value, w, create_graph=True, materialize_grads=True))
@@ -172,7 +172,7 @@ class GradientMap:
         """
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         with torch.enable_grad():
-            value = _tied(self._loss(leaves, inputs, moment or Moment()), leaves)
+            value = tied(self._loss(leaves, inputs, moment or Moment()), leaves)
             if inspect is not None:
                 inspect(value, leaves + inputs)
             create = not self._forward_mode
@@ -214,11 +214,11 @@ class GradientMap:
         leaves, inputs, targets = self._fresh(w, theta, wanted)
         duals = {id(x): dot for x, dot in zip(targets, dots, strict=True) if dot is not None}
 
-        def dual(x: Tensor) -> Tensor:
-            return _dual(x, duals[id(x)]) if id(x) in duals else x
+        def moved(x: Tensor) -> Tensor:
+            return dual(x, duals[id(x)]) if id(x) in duals else x
 
-        return self._in_forward_mode(
-            lambda: self._loss([dual(x) for x in leaves], [dual(x) for x in inputs], moment or Moment()),
+        return forward_over_reverse(
+            lambda: self._loss([moved(x) for x in leaves], [moved(x) for x in inputs], moment or Moment()),
             leaves,
             backward_error,
         )
@@ -271,35 +271,11 @@ class GradientMap:
         backward_error: object = "marked once_differentiable",
     ) -> list[Tensor]:
         leaves, inputs, targets = self._fresh(w, theta, wanted)
-
-        def loss() -> Tensor:
-            duals = [_dual(x, bar) for x, bar in zip(leaves, v, strict=True)]
-            return self._loss(duals, inputs, moment or Moment())
-
-        return self._in_forward_mode(loss, targets, backward_error)
-
-    @staticmethod
-    def _in_forward_mode(
-        loss: Callable[[], Tensor], targets: Sequence[Tensor], backward_error: object
-    ) -> list[Tensor]:
-        """The tangents of the gradient of `loss`, a function of dual tensors, in `targets`."""
-        try:
-            with forward_ad.dual_level(), torch.enable_grad():
-                value = _tied(loss(), targets)
-                found = torch.autograd.grad(value, targets, materialize_grads=True)
-                tangents = [_tangent(g) for g in found]
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, NotImplementedError) as error:
-            raise RuntimeError(
-                "the gradient of the inner loss cannot be differentiated: neither by a second backward "
-                f"({backward_error}) nor in forward mode ({error}). Replace the operation (for attention: the math "
-                "backend of torch.nn.attention.sdpa_kernel; for recurrent nets: cudnn.flags(enabled=False))."
-            ) from error
-        return [
-            torch.zeros_like(x) if tangent is None else tangent.detach().clone()
-            for x, tangent in zip(targets, tangents, strict=True)
-        ]
+        return forward_over_reverse(
+            lambda: self._loss(list(map(dual, leaves, v)), inputs, moment or Moment()),
+            targets,
+            backward_error,
+        )
 
     def theta_leaves(
         self, theta: Sequence[Tensor], wanted: Sequence[bool], direct: bool = True
@@ -321,18 +297,5 @@ class GradientMap:
         return leaves, inputs, leaves + [x for x, need in zip(inputs, wanted, strict=True) if need]
 
 
-def _tied(value: Tensor, leaves: Sequence[Tensor]) -> Tensor:
-    """`value`, as a node of a graph even where it is a constant."""
-    return value if value.requires_grad else value + 0 * leaves[0].sum()
-
-
 def _added(found: list[Tensor], onto: Sequence[Tensor] | None) -> list[Tensor]:
     return found if onto is None else [a + b for a, b in zip(onto, found, strict=True)]
-
-
-def _dual(value: Tensor, tangent: Tensor) -> Tensor:
-    return forward_ad.make_dual(value, tangent)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _tangent(value: Tensor) -> Tensor | None:
-    return forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call, no-any-return]
