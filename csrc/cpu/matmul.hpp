@@ -12,7 +12,6 @@
 
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
-#include "cpu/transpose.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -195,49 +194,15 @@ PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<
   }
 }
 
-// Many rows of A against rows of B that are whole packs: a part of B is transposed, and then serves all of them.
-template <class T>
-struct DotsPanel {
-  static constexpr Index kLanes = PackOf<T>::lanes, kRows = 5 * kLanes, kColumns = 64;
-
-  PB_NOINLINE static void run(Shape s, Matrix<const T> a, Matrix<const T> b, Matrix<T> c) {
-    alignas(64) T panel[kColumns * kRows];
-    for (Index r = 0; r < s.r; r += kRows) {
-      const Index rows = s.r - r < kRows ? s.r - r : kRows;
-      for (Index q = 0; q < s.q; q += kColumns) {
-        const Index columns = s.q - q < kColumns ? s.q - q : kColumns;
-        transpose(rows, columns, {b[r] + q, b.row}, panel);
-        mix<T>({s.p, rows, columns, s.accumulate || q > 0}, {a.data + q, a.row, 1}, {panel, kRows},
-               {c.data + r, c.row});
-      }
-    }
-  }
-
-  // Rows beyond the last repeat it.
-  static void transpose(Index rows, Index columns, Matrix<const T> b, T* panel) {
-    for (Index r = 0; r < rows; r += kLanes) {
-      const T* row[kLanes];
-      for (Index i = 0; i < kLanes; ++i) row[i] = b[r + i < rows ? r + i : rows - 1];
-      for (Index q = 0; q < columns; q += kLanes) {
-        Pack<T> block[kLanes];
-        transpose_block<T>(row, q, block);
-#pragma GCC unroll 8
-        for (Index i = 0; i < kLanes; ++i) store_pack(panel + (q + i) * kRows + r, block[i]);
-      }
-    }
-  }
-};
-
 template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
-  if (s.p == 4 ||
-      s.p == 5) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
+  // every tile makes the same sums, in the same order: results do not depend on how rows are shared out
+  const bool few = s.p == 4 || s.p == 5;
+  if (few) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
     dots_by<DotsTile<T, 5, 2>>(s, a, b, c);
   } else if (s.q >= 16 * lanes) {
     dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
-  } else if (s.p >= lanes && s.q % lanes == 0 && c.column == 1) {
-    DotsPanel<T>::run(s, a, b, {c.data, c.row});
   } else {  // what ends short sums costs as much as they do, and one pack ends cheapest
     dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
   }
