@@ -43,6 +43,12 @@ def compiled(source: Path, folder: Path, flags: list[str] | None = None) -> Path
     return target
 
 
+def assert_right(program: Path) -> None:
+    """A program that compares, and prints "right", does so under its sanitizers."""
+    done = run_program(program)
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+
+
 def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program that `emulated` built; its output is text."""
     options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1"}

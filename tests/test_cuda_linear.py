@@ -11,10 +11,10 @@ from cuda_programs import (
     MODES,
     ROOT,
     assert_no_spills,
+    assert_right,
     compiled,
     emulated,
     nvcc,
-    run_program,
 )
 from linear_optimizers import LINEAR
 
@@ -48,15 +48,13 @@ def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels
         [CUDA / f"linear{kernel}_double.cu" for kernel in ("", "_small", "_grid")],
         [EMULATOR / "linear.cpp", cpu_kernels],
     )
-    done = run_program(emulated(tmp_path, "linear", mode, *sources))
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(emulated(tmp_path, "linear", mode, *sources))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
 def test_rounded_products_are_as_exact_as_they_say(tmp_path: Path) -> None:
     """Tensor cores, emulated: single products and a whole task at each precision against float64, rows anywhere."""
-    done = run_program(emulated(tmp_path, "precision", "fibers", [EMULATOR / "precision.cpp"]))
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(emulated(tmp_path, "precision", "fibers", [EMULATOR / "precision.cpp"]))
 
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")

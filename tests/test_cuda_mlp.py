@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, compiled, emulated, nvcc, run_program
+from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, assert_right, compiled, emulated, nvcc
 from mlp_cases import LOSSES
 
 CUDA = ROOT / "csrc" / "cuda"
@@ -23,8 +23,7 @@ def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
     """Every result and cotangent to rounding; the same bits under another plan and with scratch elsewhere."""
     sources = [CUDA / f"mlp_{precision}.cu" for precision in ("double", "float")]
-    done = run_program(emulated(tmp_path, "mlp", mode, sources, [EMULATOR / "mlp.cpp", cpu_kernels]))
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(emulated(tmp_path, "mlp", mode, sources, [EMULATOR / "mlp.cpp", cpu_kernels]))
 
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")

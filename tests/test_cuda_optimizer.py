@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, compiled, emulated, nvcc, run_program
+from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, assert_right, compiled, emulated, nvcc
 
 CUDA = ROOT / "csrc" / "cuda"
 
@@ -22,9 +22,7 @@ def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kernels_agree_with_the_cpu_under_sanitizers(tmp_path: Path, cpu_kernels: Path, mode: str) -> None:
     """Every optimizer, with all of its settings and with few: all results to rounding, and twice the same bits."""
     sources = [CUDA / f"optimizer_{precision}.cu" for precision in ("double", "float")]
-    program = emulated(tmp_path, "optimizer", mode, sources, [EMULATOR / "optimizer.cpp", cpu_kernels])
-    done = run_program(program)
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(emulated(tmp_path, "optimizer", mode, sources, [EMULATOR / "optimizer.cpp", cpu_kernels]))
 
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")

@@ -75,10 +75,6 @@ class GradientMap:
                 return [torch.zeros_like(x) for x in w]
             return list(torch.autograd.grad(value, leaves, materialize_grads=True))
 
-    def direct(self) -> Sequence[Tensor | None]:
-        """For each theta the tensor that stands for it itself, or None."""
-        return self._direct()
-
     @property
     def in_forward_mode(self) -> bool:
         """Whether `use_forward_mode` was called."""
