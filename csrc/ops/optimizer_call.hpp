@@ -151,22 +151,16 @@ class OptimizerStep {
                                      {optimizer_on_torch_threads});
   }
 
-  // The cotangents of the settings.
-  at::Tensor run_pullback() const {
-    at::Tensor settings_bar = at::empty({kMaxSettings}, w[0].options());
-    T* const to = settings_bar.template data_ptr<T>();
+  // The cotangents of the settings go to `to` [kMaxSettings], where w is.
+  void run_pullback(T* to) const {
 #if PB_WITH_TORCH_CUDA
-    if (w[0].is_cuda()) {
-      pullback_cuda(params, leaves, count_on_device(), w[0], to);
-      return settings_bar;
-    }
+    if (w[0].is_cuda()) return pullback_cuda(params, leaves, count_on_device(), w[0], to);
 #endif
     check_cpu();
     double bars[kMaxSettings];
     optimizer_kernels().in<T>().pullback(params, leaves.data(), static_cast<Index>(leaves.size()), bars,
                                          {optimizer_on_torch_threads});
     std::copy(std::begin(bars), std::end(bars), to);
-    return settings_bar;
   }
 
  private:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from inspect import signature
 from operator import index
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from pybilevel.engine.precision import check as check_rounding
 from pybilevel.engine.state import State
 from pybilevel.engine.tasks import Tasks
 from pybilevel.engine.tasks import normalise as normalise_tasks
+from pybilevel.engine.trees import first_leaf
 from pybilevel.methods import Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.optimizers.settings import is_elementwise, resolve, resolve_elementwise
@@ -124,6 +126,8 @@ def _check_signature(inner: Callable[..., Any], hparams: bool, batches: bool) ->
         called, roles[0] = inner.loss, "model"
     elif isinstance(inner, torch.nn.Module):
         called = inner.forward
+    if type(called) is FunctionType and _takes(called, len(roles)):
+        return  # `signature` takes 20 us
     try:
         expected = signature(called)
     except (TypeError, ValueError):  # it does not tell
@@ -136,6 +140,13 @@ def _check_signature(inner: Callable[..., Any], hparams: bool, batches: bool) ->
             "where there are any, a batch last where there are batches; a torch.nn.Module needs a loss, "
             "pb.ModuleLoss(net, loss)"
         ) from None
+
+
+def _takes(function: FunctionType, count: int) -> bool:
+    """Whether a plain Python function surely takes so many positional arguments."""
+    code, optional = function.__code__, len(function.__defaults__ or ())
+    plain = not code.co_kwonlyargcount and not function.__dict__
+    return plain and code.co_argcount - optional <= count <= code.co_argcount
 
 
 def _check_mappable(inner: Inner, in_dims: Any) -> None:
@@ -233,7 +244,7 @@ def _settings(
     if isinstance(inner, Problem):
         tasks, dtype, device = inner.tasks, inner.dtype, inner.device
     else:
-        first = pytree.tree_leaves(w0)[0]
+        first = first_leaf(w0)
         tasks, dtype, device = () if mapped is None else (mapped.size,), first.dtype, first.device
     for name, value in optimizer.settings().items():
         if is_elementwise(value, tasks):

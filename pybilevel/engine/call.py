@@ -1,6 +1,6 @@
 """The normalised arguments of one unroll: what `arguments.normalise` makes, and both engines and explain take."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from pybilevel.engine.batches import Batches
 from pybilevel.engine.callbacks import Callback
 from pybilevel.engine.state import State
 from pybilevel.engine.tasks import Tasks
+from pybilevel.engine.trees import first_leaf
 from pybilevel.methods import Method
 from pybilevel.optimizers import Buffers, Optimizer
 from pybilevel.problems import Problem
@@ -84,14 +85,18 @@ class Call(NamedTuple):
 
     def initial_buffers(self) -> tuple[Buffers, ...]:
         """The optimizer's buffers at w0, one tuple a leaf."""
+        return self.buffers_of(pytree.tree_leaves(self.initial()))
+
+    def buffers_of(self, leaves: Sequence[Tensor]) -> tuple[Buffers, ...]:
+        """The optimizer's buffers at w0, whose leaves these are."""
         if self.state is not None:
             return self.state.buffers
-        return tuple(self.optimizer.init(leaf.detach()) for leaf in pytree.tree_leaves(self.initial()))
+        return tuple(self.optimizer.init(leaf.detach()) for leaf in leaves)
 
     @property
     def device(self) -> torch.device:
         """Where the unroll runs."""
         if isinstance(self.inner, Problem):
             return self.inner.device
-        device: torch.device = pytree.tree_leaves(self.w0)[0].device
+        device: torch.device = first_leaf(self.w0).device
         return device

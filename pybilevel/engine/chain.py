@@ -7,13 +7,21 @@ order in which the pullbacks of single steps add it (`curvature.Pull`).
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from pybilevel.engine.dynamics import Dynamics
-from pybilevel.engine.iterate import Iterate, Tensors
+from pybilevel.engine.forward_over_reverse import tied
+from pybilevel.engine.iterate import Iterate, Moment, Tensors
 
 
 class Chain:
     """The graph of the steps made so far, for dynamics whose `chains` is true.
+
+    Where the first pass through the loss has left its graph, step 0 begins with that.
+
+    Args:
+        asked: which of theta ask for gradients.
+        watched: look for tensors that the first pass did not see.
 
     Time: a gradient a step, and a pullback of all. Memory: the graphs of all steps, until the pullback frees them.
     """
@@ -26,34 +34,81 @@ class Chain:
         theta: Tensors,
         settings: Tensors,
         asked: Sequence[bool],
+        watched: bool,
     ) -> None:
         self._dynamics, self._native = dynamics, dynamics.native
-        self._settings = settings
-        self._theta = dynamics.gradient_map.theta_leaves(theta, asked)
-        self._first = self._last = Iterate.like(start, [x.detach() for x in start.flat()])
-        for x in self._native.differentiable(self._first):
-            x.requires_grad_()
+        self._start, self._settings, self._watched = start, settings, watched
+        first = dynamics.first_graph()
+        w = [x.detach().requires_grad_() for x in start.w] if first is None else first.w
+        buffers = self._native.differentiable(start)[len(w) :]
+        self._ends = self._state = [*w, *(x.detach().requires_grad_() for x in buffers)]
+        self._theta = dynamics.gradient_map.theta_leaves(theta, asked) if first is None else first.theta
+        self._value = None if first is None else first.value
+        self._loss = dynamics.bound(self._theta)
+        self._counted = self._native.counted(start)
         self._record = self._native.record(steps, start.w[0])
+        constant = all(x.ndim == 0 for x in settings)
+        self._ordered = self._native.ordered(settings) if constant else None
+        self._t, self._carried = 0, start.carried
 
-    def step(self, t: int, watched: bool) -> Iterate:
-        """Adds step t: the iterate t + 1, with its graph."""
-        self._last = self._dynamics.chained(t, self._last, self._theta, self._settings, self._record, watched)
-        return self._last
+    def run(self, until: int) -> None:
+        """Adds the steps up to, and without, the step `until`; within `held_uncompiled`."""
+        count, theta, native = len(self._start.w), self._theta, self._native
+        with torch.enable_grad():
+            for t in range(self._t, until):
+                w = self._state[:count]
+                value = tied(self._evaluate(t, w), w)
+                ordered = self._ordered or native.ordered(self._dynamics.at(self._settings, t))
+                self._state, plain = native.chained(
+                    value, self._state, theta, ordered, self._counted, self._record, t
+                )
+                # the first step also tells the kinds of operations
+                if self._watched and not (plain and t):
+                    self._dynamics.inspect(value, [*w, *theta])
+        self._t = until
+
+    def now(self) -> Iterate:
+        """The iterate that the steps made so far have come to, without its graph."""
+        state = [x.detach() for x in self._state]
+        return self._native.iterate(self._start, state, self._t, self._carried)
+
+    def _evaluate(self, t: int, w: Tensors) -> Tensor:
+        """The loss at step t: what the first pass has left, or evaluated."""
+        if self._value is not None:
+            value, self._value = self._value, None
+            return value
+        moment = Moment(t, self._carried)
+        value = self._loss(w, moment)
+        self._carried = moment.after
+        return value
 
     def usable(self) -> bool:
         """Whether `pull` gives all there is: no operation lacks a second backward, no theta got a hook."""
         hooked = any(x._backward_hooks for x in self._theta)
         return not (hooked or self._dynamics.gradient_map.in_forward_mode)
 
-    def pull(self, bar: Iterate, wanted: Sequence[bool]) -> tuple[Iterate, Tensors, Tensors]:
-        """From the cotangent of the last iterate, for one call, to those of the first and of each wanted theta.
+    def pull(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """From the cotangent of the last iterate to those of the first, theta and settings, where wanted; for one call.
 
-        And to those of each setting at all steps, [steps].
+        `wanted`: of each of these, in the order of the inputs of the engine's node.
         """
-        ends = self._native.differentiable
-        theta = [x for x, need in zip(self._theta, wanted, strict=True) if need]
-        inputs = [*ends(self._first), *theta]
-        found = torch.autograd.grad(ends(self._last), inputs, ends(bar), materialize_grads=True)
-        split = len(inputs) - len(theta)
-        before = self._native.like(self._first, found[:split])
-        return before, list(found[split:]), self._native.setting_columns(self._record)
+        states = len(self._start.flat())
+        split = states + len(self._theta)
+        # settings get theirs from the nodes of all steps, which the first iterate hangs on
+        whole = any(wanted[:states]) or any(wanted[split:])
+        theta = [x for x, need in zip(self._theta, wanted[states:split], strict=True) if need]
+        inputs = [*(self._ends if whole else []), *theta]
+        outputs, bars = self._state, self._native.differentiable(bar)
+        found = torch.autograd.grad(outputs, inputs, bars, materialize_grads=True)
+        before = self._native.like(self._start, found[: len(self._ends)]).flat() if whole else [None] * states
+        rest = iter(found[len(inputs) - len(theta) :])
+        sums = [self._sum_setting(i) if need else None for i, need in enumerate(wanted[split:])]
+        return [*before, *(next(rest) if need else None for need in wanted[states:split]), *sums]
+
+    def _sum_setting(self, i: int) -> Tensor:
+        """The cotangent of a setting from those of its values at all steps, added from the last to the first."""
+        column = self._native.setting_column(self._record, i)
+        total = torch.zeros_like(self._settings[i])
+        for t in reversed(range(self._t)):
+            self._dynamics.place(i, t, total).add_(column[t])
+        return total

@@ -11,9 +11,11 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.curvature import GradientMap, Pull, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
-from pybilevel.engine.losses import CallableLoss, ProblemLoss
+from pybilevel.engine.losses import Bound, CallableLoss, First
 from pybilevel.engine.native_step import NativeStep
+from pybilevel.engine.problem_loss import ProblemLoss
 from pybilevel.engine.state import State
+from pybilevel.engine.trees import builder
 from pybilevel.methods import Reverse
 
 PullStep = Callable[[Iterate, Sequence[Tensor]], tuple[Iterate, Tensors, Tensors]]
@@ -27,6 +29,9 @@ Seen = list[tuple[Tensor, Tensors]]
 class Dynamics:
     """w_{t+1} = Phi_t(w_t, theta), of the inner loss and the optimizer of a call.
 
+    Args:
+        keep_first: keep the graph of the first pass through a callable for `first_graph`.
+
     Attributes:
         start: the iterate at t = 0 (part of the caller's graph).
         theta: the differentiable inputs of the loss: hparams, captured tensors and learnable batches, or the
@@ -38,13 +43,15 @@ class Dynamics:
         tape_bytes: an estimate of what one step's gradient and its pullback hold.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, keep_first: bool = False) -> None:
         w, self.spec = pytree.tree_flatten(call.initial())
         problem = call.problem
         self._loss = (
-            CallableLoss(call, w, self.spec) if problem is None else ProblemLoss(call, problem, self.spec)
+            CallableLoss(call, w, self.spec, keep_first)
+            if problem is None
+            else ProblemLoss(call, problem, self.spec)
         )
-        self.start = Iterate(tuple(w), call.initial_buffers(), self._loss.carried)
+        self.start = Iterate(tuple(w), call.buffers_of(w), self._loss.carried)
         self.theta: Tensors = self._loss.theta
         self.streams = self._loss.streams
         self.observer = (
@@ -206,15 +213,13 @@ class Dynamics:
         assert self._native is not None
         return self._native
 
-    def chained(
-        self, t: int, now: Iterate, theta: Tensors, settings: Tensors, record: Tensor, watched: bool
-    ) -> Iterate:
-        """`advance` with a graph, from an iterate and theta that have one; its backward writes row t of `record`."""
-        moment = Moment(t, now.carried)
-        inspect = self.inspect if watched else None
-        with torch.enable_grad():
-            g = self.gradient_map.gradient_graph(list(now.w), theta, moment, inspect)
-            return self.native.chained(t, now, g, self.at(settings, t), moment.after, record)
+    def bound(self, theta: Tensors) -> Bound:
+        """The loss of chained steps, for theta that is the same at all of them."""
+        return self._loss.bound(theta)
+
+    def first_graph(self) -> First | None:
+        """The graph of the loss at t = 0, handed over once, where the first pass left one that `bound` would make."""
+        return self._loss.first_graph(self.theta)
 
     def check_replay(self, theta: Tensors, kept: bool = False) -> None:
         """Raise if the loss has other data than in the forward half, which would give wrong gradients in silence.
@@ -226,7 +231,7 @@ class Dynamics:
 
     def finish(self, last: Iterate, count: int) -> tuple[Any, State]:
         """The parameters of the last iterate as the pytree of w0, and the state after `count` steps over all calls."""
-        w = pytree.tree_unflatten(last.w, self.spec)
+        w = builder(self.spec)(last.w)
         return w, State(
             w,
             last.buffers,

@@ -34,7 +34,7 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
     schedule = schedule_for(call, state_bytes, needed)
     plan = schedule.plan(call.steps)
     forward, backward = _flops(dynamics) if call.steps else (0, 0)
-    if graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
+    if graphs.fit(call, state_bytes + workspace.estimate(dynamics)) and graphs.same_bits(dynamics):
         return Explanation(
             backend="generic",
             coordinates=None,

@@ -1,8 +1,8 @@
 """The generic engine: any inner loss that torch can differentiate twice, as one autograd node."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pybilevel.engine import graphs, workspace
 from pybilevel.engine.call import Call
+from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
@@ -32,7 +33,13 @@ def run(call: Call) -> tuple[Any, State]:
         DivergenceError: on CPU, if an iterate is not finite.
     """
     refuse_inference_mode("the generic engine")
-    dynamics = Dynamics(call)
+    # a callback may run what it likes compiled
+    with held_uncompiled() if call.callback is None else nullcontext():
+        return _run(call)
+
+
+def _run(call: Call) -> tuple[Any, State]:
+    dynamics = Dynamics(call, keep_first=torch.is_grad_enabled())
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     machine = machine_for(call, dynamics, inputs, differentiated)
@@ -43,7 +50,8 @@ def run(call: Call) -> tuple[Any, State]:
             else machine.forward_only().flat()
         )
     dynamics.streams.check()
-    last = replace(Iterate.like(dynamics.start, found), carried=machine.carried)
+    like = Iterate.like(dynamics.start, found)
+    last = Iterate(like.w, like.buffers, machine.carried)
     check_divergence(dynamics, last, machine.steps)
     return dynamics.finish(last, call.start + machine.steps)
 
@@ -54,12 +62,15 @@ def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differ
     Where a budget is near, the workspace is measured: that takes a step forward and back.
     """
     state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
+    keeps = differentiated and graphs.fit(call, state_bytes + needed)
+    if not keeps:
+        dynamics.first_graph()  # is dropped
     asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0
     if differentiated and asks_for_bytes and not whole_fits(call, state_bytes, 2 * needed):
         needed = workspace.measure(dynamics)
     plan = plan_for(call, state_bytes, needed + packed_bytes(call))
     parts = dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call)
-    if differentiated and graphs.fit(call, dynamics):
+    if keeps:
         return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs])
     return Machine(*parts)
 
@@ -89,8 +100,8 @@ def _first_bad_step(dynamics: Dynamics, steps: int) -> int:
 
 
 def _finite(tensors: tuple[Tensor, ...]) -> bool:
-    """Whether every value is finite."""
-    return all(bool(x.isfinite().all()) for x in tensors)
+    """Whether every value is finite: a sum, half as costly, tells of most."""
+    return all(isfinite(x.detach().sum()) or bool(x.isfinite().all()) for x in tensors)
 
 
 class _Unroll(torch.autograd.Function):
@@ -138,4 +149,10 @@ def autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
     Without autocast's cache of casts, which would keep the parameters of every step.
     """
     enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
-    return lambda: torch.autocast(device_type, dtype, enabled=enabled, cache_enabled=False)
+
+    def context() -> AbstractContextManager[Any]:
+        if not enabled and not torch.is_autocast_enabled(device_type):  # 5 us less
+            return nullcontext()
+        return torch.autocast(device_type, dtype, enabled=enabled, cache_enabled=False)
+
+    return context

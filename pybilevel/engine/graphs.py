@@ -1,16 +1,14 @@
 """Every step's graph kept from the forward half, as plain PyTorch does: where all of them fit, nothing runs twice."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pybilevel.engine import memory, workspace
+from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.engine.chain import Chain
-from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
@@ -20,10 +18,11 @@ LEAST_STEPS = 4
 """Steps from which it pays: to see that bits stay the same may cost a gradient."""
 
 
-def fit(call: Call, dynamics: Dynamics) -> bool:
+def fit(call: Call, step_bytes: int) -> bool:
     """Whether a call asks for bytes or "auto" and the graphs of all its steps fit: in the budget, or in little memory.
 
-    Decided on `workspace.estimate`, of which a graph was 0.32 to 0.73 on the nets of tests/test_generic_memory.py.
+    `step_bytes`: a state and `workspace.estimate`, of which a graph was 0.32 to 0.73 on the nets of
+    tests/test_generic_memory.py.
     """
     method = call.method
     if not isinstance(method, Reverse) or method.truncate is not None or method.first_order:
@@ -31,7 +30,7 @@ def fit(call: Call, dynamics: Dynamics) -> bool:
     if call.steps < LEAST_STEPS or not isinstance(call.memory, int | str):
         return False
     limit = call.memory if isinstance(call.memory, int) else memory.SMALL_BYTES
-    return call.steps * (workspace.estimate(dynamics) + dynamics.start.nbytes) <= limit
+    return call.steps * step_bytes <= limit
 
 
 def same_bits(dynamics: Dynamics) -> bool:
@@ -69,22 +68,20 @@ class GraphMachine(Machine):
         self._pulls: list[PullStep] = []
 
     def _run_forward(self) -> Iterate:
-        # a callback may run what it likes compiled
-        with held_uncompiled() if self._observer is None else nullcontext():
-            self._keep(observed=True)
+        self._keep(observed=True)
         if not self._keeps:
             return super()._run_forward()
         self.steps = self._t
         # the last iterate becomes the output of the node that holds this machine
-        last, self._now = self._now.detach(), self._start
+        last, self._now = self._now, self._start
         return last
 
-    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
+    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
         if not self._keeps:
-            return super()._run_reverse(bar, wanted, sums)
+            return super()._run_reverse(bar, wanted)
         if self._chain is not None and self._chain.usable():
             try:
-                return self._pull_chain(bar, wanted, sums)
+                return self._pull_chain(bar, wanted)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError):
@@ -92,49 +89,54 @@ class GraphMachine(Machine):
         if not self._pulls:
             self._chain, self._chains = None, False
             self._keep(observed=False)
+        sums = self._zeros(wanted)
         for t in reversed(range(self.steps)):
             self._t = t
             bar = self._pulled(self._pulls.pop(), bar, sums, self._asked)
             self._tell(t, bar)
         self._now = self._start
-        return bar
+        return [*bar.flat(), *sums]
 
     def kept(self) -> bool:
         return self._keeps and (self._chain is not None or bool(self._pulls))
 
-    def _pull_chain(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
+    def _pull_chain(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
         assert self._chain is not None
-        split = self._split
-        bar, found, columns = self._chain.pull(bar, wanted[:split])
+        found = self._chain.pull(bar, wanted)
         self._chain = None
-        places = [i for i, need in enumerate(wanted[:split]) if need]
-        for i, new in zip(places, found, strict=True):
-            sums[i] = new
-        for i, (total, column) in enumerate(zip(sums[split:], columns, strict=True)):
-            if total is not None:
-                for t in reversed(range(self.steps)):
-                    self._dynamics.place(i, t, total).add_(column[t])
-        return bar
+        return found
 
     def _keep(self, observed: bool) -> None:
         """Runs the steps, and keeps their graphs if that does not change bits."""
         self._pulls, self._t, self._now = [], 0, self._start
         if self._chains:
-            self._chain = Chain(
-                self._dynamics,
-                self.steps,
-                self._start,
-                self._theta,
-                self._settings,
-                self._asked[: self._split],
-            )
+            self._keep_chain(observed)
+        else:
+            self._keep_pulls(observed)
+
+    def _keep_chain(self, observed: bool) -> None:
+        asked = self._asked[: self._split]
+        self._chain = Chain(
+            self._dynamics, self.steps, self._start, self._theta, self._settings, asked, observed
+        )
+        self._chain.run(1)
+        if observed and self._forgo(self._chain.now):
+            return
+        self._chain.run(self.steps)
+        self._t, self._now = self.steps, self._chain.now()
+
+    def _keep_pulls(self, observed: bool) -> None:
         stop = False
         while self._t < self.steps and not stop:
             seen: Seen = []
-            after = self._kept_step(observed, seen)
-            if observed and self._t == 0 and not (self._dynamics.one_formula() or self._same_bits(after)):
-                self._keeps, self._chain, self._pulls = False, None, []
-                self.slots = self._plan.slots
+            after, pull = self._dynamics.linearise(
+                *(self._t, self._now, self._theta, self._settings),
+                *(self._asked[: self._split], self._asked[self._split :]),
+                watched=observed,
+                seen=seen,
+            )
+            self._pulls.append(pull)
+            if observed and self._t == 0 and self._forgo(lambda: after):  # noqa: B023 (called at once)
                 return
             self._now = after
             self._t += 1
@@ -142,23 +144,16 @@ class GraphMachine(Machine):
                 ((loss, gradient),) = seen
                 stop = self._observer.stepped(self._t - 1, loss, gradient, after.w)
 
-    def _kept_step(self, watched: bool, seen: Seen) -> Iterate:
-        """The next iterate, its graph kept."""
-        if self._chain is not None:
-            return self._chain.step(self._t, watched)
-        after, pull = self._dynamics.linearise(
-            *(self._t, self._now, self._theta, self._settings),
-            *(self._asked[: self._split], self._asked[self._split :]),
-            watched=watched,
-            seen=seen,
-        )
-        self._pulls.append(pull)
-        return after
-
-    def _same_bits(self, kept: Iterate) -> bool:
+    def _forgo(self, kept: Callable[[], Iterate]) -> bool:
+        """Drops the graphs if step 0, which has come to `kept`, tells that they would change bits."""
+        if self._dynamics.one_formula():
+            return False
         with self._dynamics.streams.undisturbed():
-            plain = self._advance()
-        return _equal(plain, kept)
+            self._keeps = _equal(self._advance(), kept())
+        if not self._keeps:
+            self._chain, self._pulls = None, []
+            self.slots = self._plan.slots
+        return not self._keeps
 
 
 def _equal(a: Iterate, b: Iterate) -> bool:

@@ -1,15 +1,14 @@
-"""The inner loss of a call as one function of flat tensors, (w, theta, moment) -> number, for the generic engine."""
+"""The inner loss of a callable as one function of flat tensors, (w, theta, moment) -> number."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel.engine import captures
-from pybilevel.engine.batches import rows
 from pybilevel.engine.call import Call
 from pybilevel.engine.compiled import compiled, is_compiled, uncompiled
 from pybilevel.engine.formulas import SAME
@@ -17,88 +16,18 @@ from pybilevel.engine.iterate import Moment, Tensors
 from pybilevel.engine.loss_checks import check_changed, check_first, check_mutated, check_value
 from pybilevel.engine.randomness import Streams
 from pybilevel.engine.tasks import check_batch
-from pybilevel.problems import ModuleLoss, Problem
+from pybilevel.engine.trees import builder
+from pybilevel.problems import ModuleLoss
+
+Bound = Callable[[Sequence[Tensor], Moment], Tensor]
 
 
-class ProblemLoss:
-    """The loss of a fused problem, summed over its tasks: on all its rows, or on those of a batch.
+class First(NamedTuple):
+    """The graph of a first pass through a loss, at t = 0: its value, and the leaves w and theta that it hangs on."""
 
-    Attributes:
-        theta: the differentiable inputs, whole.
-        stacks: how many of them, at the end, have a leading steps axis.
-        carried: what the iterate 0 carries.
-        streams: the random generators it draws from.
-        nested: whether the loss differentiates itself.
-        tape_bytes: an estimate of what one step's gradient and its pullback hold.
-    """
-
-    stacks = 0
-    nested = False
-
-    def __init__(self, call: Call, problem: Problem, spec: pytree.TreeSpec) -> None:
-        self._problem = problem
-        self._spec = spec
-        self._batches = call.batches
-        self._names = list(problem.tensors())
-        self.theta: Tensors = list(problem.tensors().values())
-        self.streams = Streams()
-        self._relied = captures.Relied([] if problem.y.is_floating_point() else [problem.y])
-        n = problem.n
-        if self._batches is not None and call.steps:
-            # a function of the step may draw its rows: then they are replayed
-            index, seen = captures.find(lambda: self._rows(problem, Moment()), (), problem.device)
-            n = index.shape[-1]
-            self.streams = _streams(call, seen)
-            self._relied.also(self._batches.held)
-            self._first = seen.relied
-            if self.streams.elsewhere:
-                with self.streams.undisturbed():
-                    self._first.expect(self._rows(problem, Moment(0, self.streams.start)))
-        self.carried = self.streams.start
-        # what the model makes of the examples (logits, probabilities) and cotangents, and two of the size of w
-        each = problem.x[..., :1, :1].numel() * problem.dtype.itemsize
-        self.tape_bytes = each * (8 * n * problem.units + 2 * problem.parameters)
-
-    def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
-        problem = self._problem.with_tensors(dict(zip(self._names, theta, strict=True)))
-        if self._batches is not None:
-            problem = problem.take(self._rows(problem, moment))
-        return problem(pytree.tree_unflatten(w, self._spec)).sum()
-
-    def one_formula(self) -> bool:
-        """Whether gradients are known to have the same bits with a graph as without."""
-        return False
-
-    def direct(self) -> list[Tensor | None]:
-        """None of its theta may be given itself."""
-        return []
-
-    def forward_only(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
-        """The loss where no gradient but that in w is asked for."""
-        return self(w, theta, moment)
-
-    def module_buffers(self, carried: Sequence[Tensor]) -> dict[str, Tensor]:
-        """A problem has no module."""
-        return {}
-
-    def inspect(self, value: Tensor, leaves: Tensors) -> list[str]:
-        """A problem hides nothing."""
-        return []
-
-    def check_replay(self, w: Sequence[Tensor], theta: Tensors, kept: bool) -> None:
-        """Raise if the data changed between forward and backward."""
-        check_changed(self._problem, self._relied)
-        if self._batches is not None:
-            check_first(
-                self._problem, self._first, lambda: self._rows(self._problem, Moment(0, self.carried)), ()
-            )
-
-    def _rows(self, problem: Problem, moment: Moment) -> Tensor:
-        assert self._batches is not None
-        self.streams.write(moment.before)
-        index = rows(self._batches, problem, moment.t)
-        moment.after = self.streams.read()
-        return index
+    value: Tensor
+    w: Tensors
+    theta: Tensors
 
 
 class CallableLoss:
@@ -108,12 +37,13 @@ class CallableLoss:
     those of `ProblemLoss`. With tasks, the loss is mapped over them and summed, so that one gradient serves all.
     """
 
-    def __init__(self, call: Call, w: Sequence[Tensor], spec: pytree.TreeSpec) -> None:
+    def __init__(self, call: Call, w: Sequence[Tensor], spec: pytree.TreeSpec, keep_first: bool) -> None:
         self._inner: Callable[..., Tensor] = call.inner
         self._batches = call.batches
-        self._spec = spec
+        self._build = builder(spec)
         self._no_hparams = call.hparams is None
-        self._leaves, self._hspec = pytree.tree_flatten(call.hparams)
+        self._leaves, hspec = pytree.tree_flatten(call.hparams)
+        self._build_hparams = builder(hspec)
         self._places = [
             i for i, x in enumerate(self._leaves) if isinstance(x, Tensor) and x.is_floating_point()
         ]
@@ -121,6 +51,7 @@ class CallableLoss:
         self._captured: tuple[Tensor, ...] = ()
         self._compiled = False
         self._kinds: set[str] = set()
+        self._first: tuple[Tensor, Tensors] | None = None
         self.streams = Streams()
         self._module_buffers = _start_buffers(call)
         self.carried = tuple(self._module_buffers.values())
@@ -131,7 +62,7 @@ class CallableLoss:
         self.stacks = len(learnable)
         # without a step there need not be a batch to call the loss on
         if self._batches is None or call.steps:
-            self._look(call, w, [*hparams, *(x[0] for x in learnable)])
+            self._look(call, w, [*hparams, *(x[0] for x in learnable)], keep_first)
         self.theta: Tensors = [*hparams, *self._captured, *learnable]
 
     def __call__(self, w: Tensors, theta: Tensors, moment: Moment) -> Tensor:
@@ -141,6 +72,35 @@ class CallableLoss:
             return self._evaluate(w, theta[:first], theta[last:], moment)
         with captures.Substitute(*zip(*others, strict=True)):
             return self._evaluate(w, theta[:first], theta[last:], moment)
+
+    def bound(self, theta: Tensors) -> Bound:
+        """This loss as a function of w and the moment, within `held_uncompiled`: what `__call__` asks at every step is
+        asked once.
+        """
+        first, last = len(self._places), len(theta) - self.stacks
+        itself = all(a is b for a, b in zip(self._captured, theta[first:last], strict=True))
+        if not itself or self.stacks or self.carried or self._tasks is not None:
+            return lambda w, moment: self(list(w), theta, moment)
+        inner, arguments, batches = self._inner, self._arguments, self._batches
+        leaves = self._filled(theta[:first])
+        if batches is not None:
+            return lambda w, moment: inner(*arguments(w, leaves, batches.at(moment.t)))
+        return lambda w, moment: inner(*arguments(w, leaves, None))
+
+    def first_graph(self, theta: Tensors) -> First | None:
+        """The graph of the first pass, once, where that is what `bound(leaves)` would give at t = 0; then `leaves` are
+        its theta. `theta` are the differentiable inputs.
+        """
+        first, self._first = self._first, None
+        captured = self.direct()[len(self._places) :]
+        if first is None or any(x is None for x in captured):
+            return None
+        value, own = first
+        split = len(own) - len(self._places)
+        given = own[split:]
+        if not all(x.requires_grad for x in theta[: len(given)]):
+            return None
+        return First(value, own[:split], [*given, *(x for x in captured if x is not None)])
 
     def one_formula(self) -> bool:
         """Whether gradients are known to have the same bits with a graph as without, from what was inspected."""
@@ -191,14 +151,19 @@ class CallableLoss:
         """
         check_changed(self._inner, self._relied)
         first, last = len(self._places), len(theta) - self.stacks
-        own, probe = self._probe(w, [*theta[:first], *theta[last:]])
+        given = [*theta[:first], *theta[last:]]
+        if kept and not self.nested:
+            with torch.no_grad():
+                if self._relied.expected(lambda: self._evaluate_first([*w, *given], len(w))):
+                    return
+        own, probe = self._probe(w, given)
         if kept:
-            with torch.set_grad_enabled(self.nested):
+            with torch.enable_grad():
                 if self._relied.expected(probe):
                     return
         check_first(self._inner, self._relied, probe, own)
 
-    def _look(self, call: Call, w: Sequence[Tensor], given: Tensors) -> None:
+    def _look(self, call: Call, w: Sequence[Tensor], given: Tensors, keep_first: bool) -> None:
         """One pass through the loss at t = 0, which finds what it captures."""
         own, probe = self._probe(w, given)
         value, seen = captures.find(probe, own, call.device)
@@ -208,7 +173,7 @@ class CallableLoss:
         self.nested = seen.nested
         self.tape_bytes = 4 * seen.made_bytes
         self._relied = seen.relied
-        self.streams = _streams(call, seen)
+        self.streams = streams_of(call, seen)
         self.carried = (*self.streams.start, *self.carried)
         if is_compiled(call.inner) and not self.carried and self._tasks is None:
             self._look_inside(w, given)
@@ -218,6 +183,9 @@ class CallableLoss:
                 self._relied.expect(self._probe(w, given)[1]())
         if self._batches is not None:
             self._relied.also(self._batches.held)
+        if keep_first and not (self.carried or self.nested or self.stacks or self._compiled):
+            # autocast's cache of casts would keep the parameters
+            self._first = None if torch.is_autocast_enabled(call.device.type) else (value, own)
 
     def _look_inside(self, w: Sequence[Tensor], given: Tensors) -> None:
         """Inspects the graph of the code that a compiled loss was made of."""
@@ -230,8 +198,12 @@ class CallableLoss:
     def _probe(self, w: Sequence[Tensor], given: Tensors) -> tuple[Tensors, Callable[[], Tensor]]:
         """New leaves of the arguments at t = 0, and the loss on them; `given` are hparams and the parts of a batch."""
         own = [x.detach().requires_grad_() for x in (*w, *given)]
-        first, last = len(w), len(own) - self.stacks
-        return own, lambda: self._evaluate(own[:first], own[first:last], own[last:], Moment(0, self.carried))
+        return own, lambda: self._evaluate_first(own, len(w))
+
+    def _evaluate_first(self, own: Tensors, count: int) -> Tensor:
+        """The loss at t = 0 on `count` leaves of w, then hparams and the parts of a batch."""
+        last = len(own) - self.stacks
+        return self._evaluate(own[:count], own[count:last], own[last:], Moment(0, self.carried))
 
     def module_buffers(self, carried: Sequence[Tensor]) -> dict[str, Tensor]:
         """The buffers of the module among what an iterate carries, by name."""
@@ -248,9 +220,7 @@ class CallableLoss:
         """The loss, summed over tasks, with the draws and buffers of the moment; leaves there what comes after."""
         self.streams.write(moment.before[: len(self.streams)])
         buffers = (moment.before or self.carried)[len(self.streams) :]
-        leaves = list(self._leaves)
-        for i, leaf in zip(self._places, hparams, strict=True):
-            leaves[i] = leaf
+        leaves = self._filled(hparams)
         batch = None if self._batches is None else self._batches.at(moment.t, parts)
         with stance():
             if self._tasks is None:
@@ -267,11 +237,7 @@ class CallableLoss:
         self, w: Sequence[Tensor], leaves: list[Any], batch: Any, buffers: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The loss (of one task, where there are tasks), and the buffers of its module afterwards."""
-        arguments: list[Any] = [pytree.tree_unflatten(w, self._spec)]
-        if not self._no_hparams:
-            arguments.append(pytree.tree_unflatten(leaves, self._hspec))
-        if self._batches is not None:
-            arguments.append(batch)
+        arguments = self._arguments(w, leaves, batch)
         after: dict[str, Tensor] = {}
         if self._module_buffers:
             assert isinstance(self._inner, ModuleLoss)
@@ -283,6 +249,22 @@ class CallableLoss:
             check_value(value)
             value = value.reshape(())
         return value, list(after.values())
+
+    def _filled(self, hparams: Tensors) -> list[Any]:
+        """The leaves of hparams with these for those that are differentiated."""
+        leaves = list(self._leaves)
+        for i, leaf in zip(self._places, hparams, strict=True):
+            leaves[i] = leaf
+        return leaves
+
+    def _arguments(self, w: Sequence[Tensor], leaves: Sequence[Any], batch: Any) -> list[Any]:
+        """What the loss is called with. Containers are new every time: it may change them."""
+        arguments = [self._build(w)]
+        if not self._no_hparams:
+            arguments.append(self._build_hparams(leaves))
+        if self._batches is not None:
+            arguments.append(batch)
+        return arguments
 
 
 def _start_buffers(call: Call) -> dict[str, Tensor]:
@@ -299,5 +281,6 @@ def _start_buffers(call: Call) -> dict[str, Tensor]:
     return {name: found.get(name, buffer).detach().clone() for name, buffer in own.items()}
 
 
-def _streams(call: Call, seen: captures.Capture) -> Streams:
+def streams_of(call: Call, seen: captures.Capture) -> Streams:
+    """The generators that a first pass has seen, where the call goes on with them."""
     return Streams(call.device, seen.generators, () if call.state is None else call.state.random)

@@ -5,12 +5,13 @@ results, because states come from the same code whether they are stored or recom
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.storage import Storage
@@ -80,23 +81,19 @@ class Machine:
 
     def reverse(self, bars: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
         """The cotangents of the inputs, where wanted, from those of the final iterate."""
-        constant = [*self._theta, *self._settings]
-        sums = [
-            torch.zeros_like(x) if need else None
-            for x, need in zip(constant, wanted[self._states :], strict=True)
-        ]
         bar = Iterate.like(self._start, bars)
         self._tell(self.steps, bar)
-        with torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
+        # a callback may run what it likes compiled
+        held = held_uncompiled() if self._observer is None else nullcontext()
+        with held, torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
             if self._plan.steps:
                 self._dynamics.check_replay(self._theta, self.kept())
-            bar = self._run_reverse(bar, wanted[self._states :], sums)
-        whole = self._plan.reversed == self._plan.steps
-        first = [
-            (x if whole else torch.zeros_like(x)) if need else None
-            for x, need in zip(bar.flat(), wanted, strict=False)
-        ]
-        return first + sums
+            found = self._run_reverse(bar, wanted)
+        found = [x if need else None for x, need in zip(found, wanted, strict=True)]
+        if self._plan.reversed < self._plan.steps:
+            first = found[: self._states]
+            found[: self._states] = [None if x is None else torch.zeros_like(x) for x in first]
+        return found
 
     def kept(self) -> bool:
         """Whether nothing will be run again."""
@@ -111,21 +108,27 @@ class Machine:
                 return last
         return self._first(watched=True)[0] if self._plan.steps else _copy(self._now)
 
-    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool], sums: list[Tensor | None]) -> Iterate:
-        """The cotangent of the first iterate that is reached; `sums` take those of theta and settings."""
+    def _run_reverse(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """The cotangents of the first iterate that is reached, and of theta and settings where wanted."""
         if self._slots is None:
             self._begin()
             for op in self._plan.forward_half:
                 self._do(op.code, op.operand)
+        sums = self._zeros(wanted)
         for op in self._plan.reverse_half:
             if op.code == Code.REVERSE:
-                bar = self._reverse_step(bar, wanted, sums)
+                bar = self._reverse_step(bar, wanted[self._states :], sums)
                 self._tell(self._t, bar)
             else:
                 self._do(op.code, op.operand)
         # the reverse half overwrote the slots: a second backward runs the forward half again
         self._slots, self._now = None, self._start
-        return bar
+        return [*bar.flat(), *sums]
+
+    def _zeros(self, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """Where the cotangents of theta and settings are added up, where wanted."""
+        constant = zip([*self._theta, *self._settings], wanted[self._states :], strict=True)
+        return [torch.zeros_like(x) if need else None for x, need in constant]
 
     def _final(self, last: Iterate) -> Iterate:
         self.carried = last.carried

@@ -10,7 +10,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.curvature import Pull
 from pybilevel.engine.iterate import Iterate, Tensors
 from pybilevel.engine.native import CUDA, counts_steps, has_kernel
-from pybilevel.ops import OPTIMIZERS, optimizer_node, optimizer_pullback, optimizer_step
+from pybilevel.ops import OPTIMIZERS, chain_step, optimizer_pullback, optimizer_step
 
 
 class StepPullback(NamedTuple):
@@ -58,14 +58,14 @@ class NativeStep:
         self, now: Iterate, g: Sequence[Tensor], values: Tensors, carried: tuple[Tensor, ...]
     ) -> Iterate:
         """The next iterate; `values` are the settings of the step, `carried` what the next iterate carries."""
-        found = optimizer_step(now.w, g, self._buffers(now), self._ordered(values), *self._unread(now))
+        found = optimizer_step(now.w, g, self._buffers(now), self.ordered(values), *self._unread(now))
         return self._after(now, found, carried)
 
     def pullback(self, now: Iterate, g: Sequence[Tensor], values: Tensors, bar: Iterate) -> StepPullback:
         """From the cotangent of the next iterate to those of this one, `g` and the settings."""
         bars = (bar.w, self._buffers(bar))
         found = optimizer_pullback(
-            now.w, g, self._buffers(now), *bars, self._ordered(values), *self._unread(now)
+            now.w, g, self._buffers(now), *bars, self.ordered(values), *self._unread(now)
         )
         count = len(now.w)
         split = count * (1 + self._kept)
@@ -99,26 +99,46 @@ class NativeStep:
 
     def chained(
         self,
-        t: int,
-        now: Iterate,
-        g: Sequence[Tensor],
-        values: Tensors,
-        carried: tuple[Tensor, ...],
+        value: Tensor,
+        state: Sequence[Tensor],
+        known: Sequence[Tensor],
+        ordered: Sequence[Tensor | None],
+        counted: tuple[int, Tensor | None],
         record: Tensor,
+        t: int,
+    ) -> tuple[Tensors, bool]:
+        """Step t of a chain from the loss at `state` (see `differentiable`), by the settings as of `ordered`.
+
+        `counted` is that of the chain's first iterate. Its backward writes row t of `record`.
+
+        Returns:
+            The next state, and whether nothing but it and `known` enters the loss (see `ops.chain_step`).
+        """
+        start, count = counted
+        leaves = len(state) // (1 + self._kept)
+        return chain_step(  # type: ignore[no-any-return]
+            *(value, state, known, ordered, self._name, self._flags, start + t, leaves, record, t, count)
+        )
+
+    def counted(self, now: Iterate) -> tuple[int, Tensor | None]:
+        """How many steps were made before: as a number, or on CUDA as a tensor to add to it."""
+        *_, start, count = self._unread(now)
+        return start, count
+
+    def iterate(
+        self, first: Iterate, state: Sequence[Tensor], steps: int, carried: tuple[Tensor, ...]
     ) -> Iterate:
-        """`step` as one node of autograd's graph; its backward writes row t of `record` (see `setting_columns`)."""
-        name, flags, start, made = self._unread(now)
-        tensors = [*now.w, *g, *self._buffers(now)]
-        flat = optimizer_node(tensors, self._ordered(values), name, flags, start, len(now.w), record, t, made)
-        return self._after(now, flat, carried)
+        """The iterate so many steps after the first of a chain, of its state."""
+        made = self._made(first)
+        return self._iterate(first, state, torch._foreach_add(made, float(steps)) if made else [], carried)
 
     def record(self, steps: int, like: Tensor) -> Tensor:
         """Where the nodes of so many steps put the cotangents of settings."""
         return like.new_zeros(steps, len(self._order))
 
-    def setting_columns(self, record: Tensor) -> Tensors:
-        """The cotangents of each setting, in the order of the call, at all steps [steps]."""
-        return [record[:, self._order.index(i)] for i in range(len(self._names))]
+    def setting_column(self, record: Tensor, i: int) -> Tensor:
+        """The cotangents of setting i, in the order of the call, at all steps [steps]."""
+        return record[:, self._order.index(i)]
 
     def like(self, template: Iterate, tensors: Sequence[Tensor]) -> Iterate:
         """The inverse of `differentiable`; zeros for the count of steps."""
@@ -160,7 +180,8 @@ class NativeStep:
     def _buffers(self, now: Iterate) -> Tensors:
         return [buffer for buffers in now.buffers for buffer in buffers[: self._kept]]
 
-    def _ordered(self, values: Tensors) -> list[Tensor | None]:
+    def ordered(self, values: Tensors) -> list[Tensor | None]:
+        """The settings of a step as the operators take them."""
         return [None if i is None else values[i] for i in self._order]
 
     def _rest(self, now: Iterate) -> tuple[str, int, int]:

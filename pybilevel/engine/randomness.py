@@ -49,9 +49,12 @@ class Streams:
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
 
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def undisturbed(self) -> AbstractContextManager[None]:
         """Afterwards the generators are where they were before."""
+        return self._restored() if self._generators else nullcontext()
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
         before = self.read()
         try:
             yield

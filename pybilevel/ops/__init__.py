@@ -1,5 +1,6 @@
 """Thin calls of the native operators, with their fake and autograd registrations."""
 
+from pybilevel.ops.chain import chain_step
 from pybilevel.ops.graph import graph_leaves
 from pybilevel.ops.linear import (
     lanes,
@@ -14,7 +15,6 @@ from pybilevel.ops.node import LinearResults
 from pybilevel.ops.optimizers import (
     OPTIMIZERS,
     NativeOptimizer,
-    optimizer_node,
     optimizer_pullback,
     optimizer_step,
 )
@@ -24,13 +24,13 @@ __all__ = [
     "LinearResults",
     "NativeOptimizer",
     "activations_size",
+    "chain_step",
     "graph_leaves",
     "lanes",
     "linear_scratch_bytes",
     "linear_unroll",
     "mlp_scratch_bytes",
     "mlp_unroll",
-    "optimizer_node",
     "optimizer_pullback",
     "optimizer_step",
     "padded_tasks",

@@ -57,14 +57,6 @@ optimizer_pullback = torch.ops.pybilevel.optimizer_pullback.default
         -> cotangents of w [leaf], buffers [leaf * K] and g [leaf] before it, then of the settings, [SETTINGS]
 """
 
-optimizer_node = torch.ops.pybilevel.optimizer_node.default
-"""The step as a node of autograd's graph, differentiable once:
-
-    optimizer_node(tensors [w, then g, then buffers], settings [SETTINGS], optimizer, flags, start, leaves,
-                   record [steps, SETTINGS], t, count=None) -> as `optimizer_step`
-
-Its backward writes the cotangents of the settings, which carry no graph, into row t of `record`."""
-
 OPTIMIZERS = {name: NativeOptimizer(**row) for name, row in _C.registry()["optimizers"].items()}
 """The rows of the registry by name."""
 

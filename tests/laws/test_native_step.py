@@ -9,7 +9,7 @@ from tolerance import assert_all_match, relative_error
 
 import pybilevel as pb
 from pybilevel.engine.native_step import NativeStep
-from pybilevel.ops import OPTIMIZERS, optimizer_node, optimizer_pullback, optimizer_step
+from pybilevel.ops import OPTIMIZERS, chain_step, optimizer_pullback, optimizer_step
 
 SHAPES = [(3, 5), (), (0,), (1,), (513,), (70, 9), (40000,)]
 """Whole blocks and parts of them, empty and single ones, and more than one thread takes."""
@@ -237,7 +237,7 @@ def test_the_engine_takes_it_and_finds_the_same(name, variant):
     module = "pybilevel.engine.native_step"
     with (
         mock.patch(f"{module}.optimizer_step", wraps=optimizer_step) as step,
-        mock.patch(f"{module}.optimizer_node", wraps=optimizer_node) as node,
+        mock.patch(f"{module}.chain_step", wraps=chain_step) as node,
     ):
         found = solve(w0, h, name, variant)
         assert node.call_count >= 6  # the graphs of all steps fit
