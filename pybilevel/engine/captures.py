@@ -24,6 +24,7 @@ class Capture:
         tensors: the captured tensors that carry gradients, in order of appearance.
         mutated: the tensors from outside that the loss changed in place.
         generators: those that the loss drew random numbers from, torch's or its own.
+        untouched: torch's others, with their states.
         nested: whether the loss calls torch.autograd.grad itself.
         relied: what a replay has to find again.
         made_bytes: the bytes of everything its torch calls returned, an estimate of one step's tape.
@@ -32,6 +33,7 @@ class Capture:
     tensors: tuple[Tensor, ...]
     mutated: tuple[Tensor, ...]
     generators: tuple[torch.Generator, ...]
+    untouched: tuple[tuple[torch.Generator, Tensor], ...]
     nested: bool
     relied: "Relied"
     made_bytes: int
@@ -50,6 +52,7 @@ def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device
     before = [(g, g.get_state()) for g in default_generators(device)]
     value, watch = watched(loss, own)
     drawn = [(g, state) for g, state in before if not torch.equal(g.get_state(), state)]
+    untouched = [pair for pair in before if all(pair[0] is not g for g, _ in drawn)]
     drawn += [pair for pair in watch.generators.values() if all(pair[0] is not g for g, _ in before)]
     outside = list(watch.outside.values())
     captured = [t for t, _ in outside if t.requires_grad]
@@ -61,6 +64,7 @@ def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device
         tensors=tuple(captured),
         mutated=tuple(t for t, seen in outside if version(t) != seen or id(t) in watch.statistics),
         generators=tuple(generator for generator, _ in drawn),
+        untouched=tuple(untouched),
         nested=watch.nested,
         relied=Relied(outside, watch.made.values(), _readable(value)),
         made_bytes=watch.made_bytes,

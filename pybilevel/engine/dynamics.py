@@ -9,18 +9,15 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.callbacks import Observer
-from pybilevel.engine.curvature import GradientMap, Pull, Push
+from pybilevel.engine.curvature import GradientMap, Inspect, Pull, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
 from pybilevel.engine.losses import Bound, CallableLoss, First
 from pybilevel.engine.native_step import NativeStep
 from pybilevel.engine.problem_loss import ProblemLoss
 from pybilevel.engine.state import State
+from pybilevel.engine.torch_step import PullStep, TorchStep
 from pybilevel.engine.trees import builder
 from pybilevel.methods import Reverse
-
-PullStep = Callable[[Iterate, Sequence[Tensor]], tuple[Iterate, Tensors, Tensors]]
-"""The pullback of one step: the cotangent of iterate t + 1, and sums of the wanted theta -> the cotangent of iterate t,
-those sums with what the step adds to them, and the cotangents of the wanted settings."""
 
 Seen = list[tuple[Tensor, Tensors]]
 """Where the loss and the gradient of a step go."""
@@ -68,6 +65,7 @@ class Dynamics:
         self._native = NativeStep.of(call, w)
         self._keys: list[tuple[str, int | None]] = [(name, None) for name in call.settings]
         self._keys += [(name, i) for name, values in call.elementwise.items() for i in range(len(values))]
+        self._step = TorchStep(call.optimizer, self._keys)
         self.settings: Tensors = [
             *call.settings.values(),
             *(v for vs in call.elementwise.values() for v in vs),
@@ -135,7 +133,7 @@ class Dynamics:
         `bar` is the cotangent of the iterate t + 1; `place_theta` and `place` say where those of what step t uses of
         theta and of settings belong. Without `sums` they begin at zero.
         """
-        _, pull = self.linearise(t, now, theta, settings, wanted_theta, wanted_settings)
+        pull = self.pull_step(t, now, theta, settings, wanted_theta, wanted_settings)
         if sums is None:
             given = zip(self.theta_at(theta, t), wanted_theta, strict=True)
             sums = [torch.zeros_like(x) for x, need in given if need]
@@ -157,40 +155,52 @@ class Dynamics:
 
         `watched` and `seen` as of `advance`.
         """
-        given = self.theta_at(theta, t)
-        moment = Moment(t, now.carried)
         losses: Tensors = []
         inspect = self._inspector(watched, losses)
-        if self._first_order:
-            g = self.gradient_map.gradient(now.w, given, inspect, moment)
-            pull = _constant([*now.w, *(x for x, need in zip(given, wanted_theta, strict=True) if need)])
-        else:
-            g, pull = self.gradient_map.linearise(now.w, given, wanted_theta, moment, retain, inspect)
+        moment = Moment(t, now.carried)
+        g, pull = self._linearise_gradient(
+            now, self.theta_at(theta, t), wanted_theta, moment, retain, inspect
+        )
         if seen is not None:
             seen.append((losses[0], g))
         values = self.at(settings, t)
         if self._native is not None and self._native.takes(now):
-            return self._native.linearise(now, g, values, wanted_settings, pull, moment.after)
-        with torch.enable_grad():
-            state = Iterate.like(now, [x.detach().requires_grad_() for x in now.flat()])
-            g = [x.detach().requires_grad_() for x in g]
-            values = [
-                x.detach().requires_grad_(need) for x, need in zip(values, wanted_settings, strict=True)
-            ]
-            after = self.step(state, g, values, moment.after)
-        inputs = [*state.flat(), *g, *(v for v, need in zip(values, wanted_settings, strict=True) if need)]
+            pull_step = self._native.pull_step(now, g, values, wanted_settings, pull)
+            with torch.no_grad():
+                return self._native.step(now, g, values, moment.after), pull_step
+        return self._step.linearise(now, g, values, wanted_settings, pull, moment.after, retain)
 
-        def pull_step(bar: Iterate, sums: Sequence[Tensor]) -> tuple[Iterate, Tensors, Tensors]:
-            pairs = [(x, x_bar) for x, x_bar in zip(after.flat(), bar.flat(), strict=True) if x.requires_grad]
-            outputs, bars = zip(*pairs, strict=True)
-            found = torch.autograd.grad(outputs, inputs, bars, retain_graph=retain, materialize_grads=True)
-            split = len(now.flat())
-            before = Iterate.like(now, found[:split])
-            both = pull(found[split : split + len(g)], (*before.w, *sums))
-            w_bar = tuple(both[: len(g)])
-            return Iterate(w_bar, before.buffers), both[len(g) :], list(found[split + len(g) :])
+    def pull_step(
+        self,
+        t: int,
+        now: Iterate,
+        theta: Tensors,
+        settings: Tensors,
+        wanted_theta: Sequence[bool],
+        wanted_settings: Sequence[bool],
+    ) -> PullStep:
+        """The pullback of step t alone, for one call: a native step is not made for it."""
+        moment = Moment(t, now.carried)
+        g, pull = self._linearise_gradient(now, self.theta_at(theta, t), wanted_theta, moment)
+        values = self.at(settings, t)
+        if self._native is not None and self._native.takes(now):
+            return self._native.pull_step(now, g, values, wanted_settings, pull)
+        return self._step.linearise(now, g, values, wanted_settings, pull, moment.after)[1]
 
-        return after.detach(), pull_step
+    def _linearise_gradient(
+        self,
+        now: Iterate,
+        given: Tensors,
+        wanted: Sequence[bool],
+        moment: Moment,
+        retain: bool = False,
+        inspect: Inspect | None = None,
+    ) -> tuple[Tensors, Pull]:
+        """The inner gradient at an iterate and its pullback, or that of a constant; `given` is theta at the step."""
+        if not self._first_order:
+            return self.gradient_map.linearise(now.w, given, wanted, moment, retain, inspect)
+        g = self.gradient_map.gradient(now.w, given, inspect, moment)
+        return g, _constant([*now.w, *(x for x, need in zip(given, wanted, strict=True) if need)])
 
     def one_formula(self) -> bool:
         """Whether the steps watched so far are known to have the same bits with a graph as without."""
@@ -263,19 +273,8 @@ class Dynamics:
     def step(
         self, now: Iterate, g: Sequence[Tensor], values: Tensors, carried: tuple[Tensor, ...] = ()
     ) -> Iterate:
-        """The optimizer's step from an iterate, by the gradient `g` and the settings' values of the step.
-
-        `carried` is what the next iterate carries.
-        """
-        stepped = []
-        for i, (w, g_leaf, buffers) in enumerate(zip(now.w, g, now.buffers, strict=True)):
-            mine = {
-                name: v if leaf is not None else v.reshape(v.shape + (1,) * (w.ndim - v.ndim))
-                for (name, leaf), v in zip(self._keys, values, strict=True)
-                if leaf is None or leaf == i
-            }
-            stepped.append(self._optimizer.step(w, g_leaf, buffers, mine))
-        return Iterate(tuple(w for w, _ in stepped), tuple(b for _, b in stepped), carried)
+        """The optimizer's step in torch operations, from an iterate, by the gradient `g` and the settings' values."""
+        return self._step(now, g, values, carried)
 
     def _inspector(self, watched: bool, losses: Tensors) -> Callable[[Tensor, Tensors], None]:
         """What looks at the graph of a loss: its value goes to `losses`; `inspect` if `watched`."""

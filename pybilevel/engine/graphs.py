@@ -9,13 +9,11 @@ from torch import Tensor
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.engine.chain import Chain
-from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
+from pybilevel.engine.dynamics import Dynamics, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.machine import Machine
+from pybilevel.engine.torch_step import PullStep
 from pybilevel.methods import Reverse
-
-LEAST_STEPS = 4
-"""Steps from which it pays: to see that bits stay the same may cost a gradient."""
 
 
 def fit(call: Call, step_bytes: int) -> bool:
@@ -27,7 +25,7 @@ def fit(call: Call, step_bytes: int) -> bool:
     method = call.method
     if not isinstance(method, Reverse) or method.truncate is not None or method.first_order:
         return False
-    if call.steps < LEAST_STEPS or not isinstance(call.memory, int | str):
+    if not call.steps or not isinstance(call.memory, int | str):
         return False
     limit = call.memory if isinstance(call.memory, int) else memory.SMALL_BYTES
     return call.steps * step_bytes <= limit

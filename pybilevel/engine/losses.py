@@ -283,4 +283,4 @@ def _start_buffers(call: Call) -> dict[str, Tensor]:
 
 def streams_of(call: Call, seen: captures.Capture) -> Streams:
     """The generators that a first pass has seen, where the call goes on with them."""
-    return Streams(call.device, seen.generators, () if call.state is None else call.state.random)
+    return Streams(seen.generators, seen.untouched, () if call.state is None else call.state.random)

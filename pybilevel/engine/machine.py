@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pybilevel.engine.compiled import held_uncompiled
-from pybilevel.engine.dynamics import Dynamics, PullStep, Seen
+from pybilevel.engine.dynamics import Dynamics, Seen
 from pybilevel.engine.iterate import Iterate
 from pybilevel.engine.storage import Storage
+from pybilevel.engine.torch_step import PullStep
 from pybilevel.schedules import Code, Plan, stopped
 
 
@@ -197,7 +198,7 @@ class Machine:
         """Pulls `bar` back through the step from the working state, and adds to the sums what it finds on the way."""
         split = self._split
         asked = wanted[:split], wanted[split:]
-        _, pull = self._dynamics.linearise(self._t, self._now, self._theta, self._settings, *asked)
+        pull = self._dynamics.pull_step(self._t, self._now, self._theta, self._settings, *asked)
         return self._pulled(pull, bar, sums, wanted)
 
     def _pulled(

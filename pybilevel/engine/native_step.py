@@ -1,7 +1,6 @@
 """The optimizer's step, and its pullback, over all parameters in one native call each, where it can."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,15 +9,8 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.curvature import Pull
 from pybilevel.engine.iterate import Iterate, Tensors
 from pybilevel.engine.native import CUDA, counts_steps, has_kernel
+from pybilevel.engine.torch_step import PullStep
 from pybilevel.ops import OPTIMIZERS, chain_step, optimizer_pullback, optimizer_step
-
-
-class StepPullback(NamedTuple):
-    """The cotangents of what a step takes: the iterate, the gradient, and the settings in the order of the call."""
-
-    before: Iterate
-    g: Tensors
-    settings: Tensors
 
 
 class NativeStep:
@@ -61,41 +53,28 @@ class NativeStep:
         found = optimizer_step(now.w, g, self._buffers(now), self.ordered(values), *self._unread(now))
         return self._after(now, found, carried)
 
-    def pullback(self, now: Iterate, g: Sequence[Tensor], values: Tensors, bar: Iterate) -> StepPullback:
-        """From the cotangent of the next iterate to those of this one, `g` and the settings."""
-        bars = (bar.w, self._buffers(bar))
-        found = optimizer_pullback(
-            now.w, g, self._buffers(now), *bars, self.ordered(values), *self._unread(now)
-        )
-        count = len(now.w)
-        split = count * (1 + self._kept)
-        return StepPullback(
-            self.like(now, found[:split]),
-            found[split : split + count],
-            self._settings(values, found[-1]),
-        )
+    def pull_step(
+        self, now: Iterate, g: Sequence[Tensor], values: Tensors, wanted: Sequence[bool], pull: Pull
+    ) -> PullStep:
+        """The pullback of gradient and step, given that of the gradient, as often as that can be called.
 
-    def linearise(
-        self,
-        now: Iterate,
-        g: Sequence[Tensor],
-        values: Tensors,
-        wanted: Sequence[bool],
-        pull: Pull,
-        carried: tuple[Tensor, ...],
-    ) -> tuple[Iterate, Callable[[Iterate, Sequence[Tensor]], tuple[Iterate, Tensors, Tensors]]]:
-        """What `Dynamics.linearise` returns, given the gradient and its pullback, as often as `pull` can be called."""
+        `wanted`: which settings ask for a cotangent.
+        """
+        split = len(now.w) * (1 + self._kept)
 
         def pull_step(bar: Iterate, sums: Sequence[Tensor]) -> tuple[Iterate, Tensors, Tensors]:
             with torch.no_grad():
-                found = self.pullback(now, g, values, bar)
-            both = pull(found.g, (*found.before.w, *sums))
-            split = len(now.w)
-            settings = [one for one, need in zip(found.settings, wanted, strict=True) if need]
-            return Iterate(tuple(both[:split]), found.before.buffers), both[split:], settings
+                bars = (bar.w, self._buffers(bar))
+                found = optimizer_pullback(
+                    now.w, g, self._buffers(now), *bars, self.ordered(values), *self._unread(now)
+                )
+            before = self.like(now, found[:split])
+            both = pull(found[split:-1], (*before.w, *sums))
+            settings = [found[-1][self._order.index(i)] for i, need in enumerate(wanted) if need]
+            count = len(now.w)
+            return Iterate(tuple(both[:count]), before.buffers), both[count:], settings
 
-        with torch.no_grad():
-            return self.step(now, g, values, carried), pull_step
+        return pull_step
 
     def chained(
         self,
@@ -167,11 +146,6 @@ class NativeStep:
             (*flat[count + i * kept : count + (i + 1) * kept], *counts[i : i + 1]) for i in range(count)
         )
         return Iterate(tuple(flat[:count]), buffers, carried)
-
-    def _settings(self, values: Tensors, packed: Tensor) -> Tensors:
-        """The cotangents of the settings in the order of the call."""
-        by_name = {i: bar for i, bar in zip(self._order, packed.unbind(), strict=True) if i is not None}
-        return [by_name[i].reshape(value.shape) for i, value in enumerate(values)]
 
     def differentiable(self, now: Iterate) -> Tensors:
         """What `chained` differentiates in of an iterate: not the count of steps."""

@@ -12,6 +12,10 @@ States = tuple[Tensor, ...]
 class Streams:
     """The generators of one call, found by one pass through its loss; most losses have none, and pay nothing.
 
+    Args:
+        untouched: torch's generators that the loss does not draw from, with their states of now.
+        resumed: the states that a run goes on from.
+
     Attributes:
         start: their states at the first step: those of `resumed`, which a `State` brings along, or of now.
         elsewhere: whether these differ.
@@ -19,8 +23,8 @@ class Streams:
 
     def __init__(
         self,
-        device: torch.device | None = None,
         generators: Sequence[torch.Generator] = (),
+        untouched: Sequence[tuple[torch.Generator, Tensor]] = (),
         resumed: Sequence[Tensor] = (),
     ) -> None:
         if generators and resumed and len(generators) != len(resumed):
@@ -32,9 +36,8 @@ class Streams:
         now = self.read()
         self.start: States = tuple(resumed) if generators and resumed else now
         self.elsewhere = _differ(now, self.start)
-        mine = {id(g) for g in generators}
-        self._others = tuple(g for g in default_generators(device) if id(g) not in mine) if device else ()
-        self._unused = tuple(g.get_state() for g in self._others)
+        self._others = tuple(g for g, _ in untouched)
+        self._unused = tuple(state for _, state in untouched)
 
     def __len__(self) -> int:
         return len(self._generators)

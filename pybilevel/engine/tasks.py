@@ -151,7 +151,7 @@ def _size(w: list[Any], w_dims: Dims, leaves: list[Any], dims: Dims, batches: Ba
     }
     if not sizes and batches is not None:
         # a function of the step may draw its batch: not here
-        with Streams(None, default_generators(w[0].device)).undisturbed():
+        with Streams(default_generators(w[0].device)).undisturbed():
             first = [x for x in pytree.tree_leaves(batches.at(0)) if isinstance(x, Tensor) and x.ndim]
         sizes = {"the first batch": first[0].shape[0]} if first else {}
     if not sizes:
