@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.forward_over_reverse import tied
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
@@ -52,9 +53,9 @@ class Chain:
         self._t, self._carried = 0, start.carried
 
     def run(self, until: int) -> None:
-        """Adds the steps up to, and without, the step `until`; within `held_uncompiled`."""
+        """Adds the steps up to, and without, the step `until`."""
         count, theta, native = len(self._start.w), self._theta, self._native
-        with torch.enable_grad():
+        with held_uncompiled(), torch.enable_grad():
             for t in range(self._t, until):
                 w = self._state[:count]
                 value = tied(self._evaluate(t, w), w)

@@ -28,6 +28,7 @@ from pybilevel.engine.step_tangents import Dots, StepTangents
 from pybilevel.engine.tangents import Tangents
 from pybilevel.engine.workspace import MEASURED, SCALARS, Growth, measure_growth, metered
 from pybilevel.ops.freed import check_alive
+from pybilevel.ops.tracing import untraced
 from pybilevel.schedules import format_bytes
 
 PushAll = Callable[[Dots, Callable[[Rows], tuple[int, int]]], list[Tensor | None]]
@@ -38,7 +39,7 @@ OPTIMIZER_GRAPH = 11
 (RMSprop)."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def run(call: Call) -> tuple[Any, State]:
     """The final parameters of a call, as an autograd node that holds their tangents, and the final state.
 

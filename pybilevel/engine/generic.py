@@ -19,10 +19,11 @@ from pybilevel.engine.state import State
 from pybilevel.engine.storage import storage_for
 from pybilevel.errors import DivergenceError
 from pybilevel.ops.freed import check_alive
+from pybilevel.ops.tracing import untraced
 from pybilevel.ops.twice import double_backward
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def run(call: Call) -> tuple[Any, State]:
     """The final parameters of a call, as an autograd node, and the final state.
 

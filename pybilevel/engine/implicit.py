@@ -26,6 +26,7 @@ from pybilevel.engine.state import State
 from pybilevel.engine.workspace import SCALARS, metered
 from pybilevel.methods import Implicit
 from pybilevel.ops.freed import check_alive
+from pybilevel.ops.tracing import untraced
 
 
 def check(call: Call) -> None:
@@ -50,7 +51,7 @@ def check(call: Call) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def run(call: Call) -> tuple[Any, State]:
     """w_T of a checked call, as an autograd node that solves a linear system, and the final state.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pybilevel.engine import memory
 from pybilevel.engine.call import Call
+from pybilevel.ops.tracing import constant
 from pybilevel.schedules import OP_BYTES, Code, Schedule, encode, pack
 
 NATIVE_OP_BYTES = OP_BYTES + 8
@@ -37,13 +38,13 @@ class Storage(NamedTuple):
 
 
 # torch.compile cannot trace into the planner, whose answer depends on constants only
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def one_way(steps: int) -> Itinerary:
     """All steps and nothing kept, for a call that nobody will reverse."""
     return Itinerary(_tensor(pack([encode(Code.ADVANCE, steps - 1)] if steps > 1 else [])), 0, 0, False)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
     plan = schedule.plan(steps)

@@ -8,6 +8,7 @@ import torch
 
 from pybilevel.engine.call import Call
 from pybilevel.methods import Reverse
+from pybilevel.ops.tracing import constant
 from pybilevel.schedules import OP_BYTES, Plan, Schedule, StoreAll, Truncated, plan_bytes, within
 
 SMALL_BYTES = 64 << 20
@@ -54,7 +55,7 @@ def _reversed_steps(call: Call) -> int:
     return call.steps if truncate is None else min(truncate, call.steps)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def free_bytes(device: torch.device) -> int:
     """Bytes that can be allocated on the device now: what the system has, and what torch's cache holds unused."""
     if device.type == "cuda":
@@ -64,7 +65,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 # torch.compile cannot trace into the planner, whose answer depends on constants only
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _written(schedule: Schedule, steps: int) -> Plan:
     return schedule.plan(steps)
 

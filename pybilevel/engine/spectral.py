@@ -14,6 +14,7 @@ from pybilevel.engine.spectral_basis import rank
 from pybilevel.engine.spectral_node import Form, QuadraticSteps
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
+from pybilevel.ops.tracing import untraced
 from pybilevel.optimizers import SGD
 from pybilevel.problems import LeastSquares
 
@@ -58,7 +59,7 @@ def check(call: Call) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def run(call: Call) -> tuple[Tensor, State]:
     """w_T and the final state of a checked call of T >= 1 steps.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pybilevel.ops.freed import check_alive
 from pybilevel.ops.optimizers import OPTIMIZERS, SETTINGS
+from pybilevel.ops.tracing import constant
 from pybilevel.ops.twice import double_backward
 
 BEFORE = ("x or support", "y or support_y", "weights", "l2", "w0", "the buffers of state")
@@ -59,7 +60,7 @@ class Operators(NamedTuple):
 
 
 # torch.compile has no values of operators that return numbers; these depend on sizes only
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _scratch_of(
     operator: Any, tensors: tuple[tuple[Any, ...] | None, ...], device: torch.device, *rest: Any
 ) -> int:
