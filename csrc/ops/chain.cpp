@@ -4,14 +4,18 @@
 //
 // pybilevel/ops/chain.py documents the arguments. Each of its parts as a call from Python costs more than the numbers of
 // a small network.
-#include <ATen/core/ivalue.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
-#include <cstdint>
+#include <algorithm>
+#include <cstddef>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,58 +32,60 @@ namespace {
 using at::Tensor;
 using Settings = OptimizerSettings;
 using Tensors = std::vector<Tensor>;
+using torch::autograd::SavedVariable;
 
-// What a step has beside w, g and buffers.
-struct StepCall : torch::CustomClassHolder {
+// A node from (w, g, buffers) to w and buffers after the step. Its backward leaves the cotangents of the settings in
+// settings_bar: as gradients of their own they would cost a node each. torch::autograd::Function would do, at some
+// microseconds more a step.
+struct StepNode : torch::autograd::Node {
+  std::vector<SavedVariable> saved;
   Settings settings;
   std::string optimizer;
-  Index flags, start, leaves;
-  Tensor bar;  // [kMaxSettings]: where the cotangents of the settings go
+  Index flags = 0, start = 0;
+  std::size_t leaves = 0;
   std::optional<Tensor> count;
+  Tensor settings_bar;  // [kMaxSettings]
 
-  StepCall(const Settings& settings, std::string_view optimizer, Index flags, Index start, Index leaves,
-           Tensor bar, const std::optional<Tensor>& count)
-      : settings(settings),
-        optimizer(optimizer),
-        flags(flags),
-        start(start),
-        leaves(leaves),
-        bar(std::move(bar)),
-        count(count) {}
-};
-
-// A node from (w, g, buffers) to w and buffers after the step. Its backward leaves the cotangents of the settings where the
-// call says: as gradients of their own they would cost a node each.
-struct StepNode : torch::autograd::Function<StepNode> {
-  using Context = torch::autograd::AutogradContext;
-
-  static Tensors forward(Context* context, at::TensorList tensors, const c10::intrusive_ptr<StepCall>& call) {
-    context->save_for_backward(tensors.vec());
-    context->saved_data["call"] = c10::IValue::make_capsule(call);
-    const auto n = static_cast<std::size_t>(call->leaves);
-    return optimizer_step(tensors.slice(0, n), tensors.slice(n, n), tensors.slice(2 * n), call->settings,
-                          call->optimizer, call->flags, call->start, call->count);
+  Tensors apply(Tensors&& bars) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Tensors kept;
+    for (const SavedVariable& one : saved) kept.push_back(one.unpack());
+    const at::TensorList tensors(kept);
+    const std::size_t n = leaves;
+    const auto w = tensors.slice(0, n), g = tensors.slice(n, n), buffers = tensors.slice(2 * n);
+    for (std::size_t i = 0; i < bars.size(); ++i) {
+      if (!bars[i].defined()) bars[i] = at::zeros_like(i < n ? w[i] : buffers[i - n]);
+    }
+    const at::TensorList given(bars);
+    Tensors found = optimizer_pullback(w, g, buffers, given.slice(0, n), given.slice(n), settings, optimizer,
+                                       flags, start, count, settings_bar);
+    // it gives w, buffers, g, and the node took w, g, buffers
+    const auto size = static_cast<std::ptrdiff_t>(n);
+    std::rotate(found.begin() + size, found.end() - size, found.end());
+    return found;
   }
 
-  static Tensors backward(Context* context, const Tensors& bars) {
-    const auto holder = context->saved_data["call"].toCapsule();
-    const auto& call = static_cast<const StepCall&>(*holder);
-    const Tensors saved = context->get_saved_variables();
-    const at::TensorList tensors(saved), given(bars);
-    const auto n = static_cast<std::size_t>(call.leaves);
-    const Tensors found = optimizer_pullback(tensors.slice(0, n), tensors.slice(n, n), tensors.slice(2 * n),
-                                             given.slice(0, n), given.slice(n), call.settings, call.optimizer,
-                                             call.flags, call.start, call.count, call.bar);
-    // the pullback gives w, buffers, g
-    const auto first = found.begin(), buffers = first + static_cast<std::ptrdiff_t>(n),
-               g = found.end() - static_cast<std::ptrdiff_t>(n);
-    Tensors ordered(first, buffers);
-    ordered.insert(ordered.end(), g, found.end());
-    ordered.insert(ordered.end(), buffers, g);
-    ordered.emplace_back();  // none for what is no tensor of the graph
-    return ordered;
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& one : saved) one.reset_data();
   }
 };
+
+// w and buffers after the step of `node`, as its outputs; `tensors` are w, g and buffers.
+Tensors outputs_of(const c10::intrusive_ptr<StepNode>& node, const Tensors& tensors) {
+  const at::TensorList all(tensors);
+  const std::size_t n = node->leaves;
+  node->set_next_edges(torch::autograd::collect_next_edges(tensors));
+  for (const Tensor& x : tensors) node->saved.emplace_back(x, /*is_output=*/false);
+  Tensors after;
+  {
+    const at::AutoGradMode no_grad(false);
+    after = optimizer_step(all.slice(0, n), all.slice(n, n), all.slice(2 * n), node->settings,
+                           node->optimizer, node->flags, node->start, node->count);
+  }
+  torch::autograd::set_history(after, node);
+  return after;
+}
 
 // Whether nothing but `own` carries gradients into the value, and no custom function is in between.
 bool is_plain(const Tensor& value, const Tensors& own) {
@@ -107,9 +113,15 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
     tensors.push_back(g.defined() ? std::move(g) : at::zeros_like(like));
   }
   tensors.insert(tensors.end(), state.begin() + leaves, state.end());
-  const auto call =
-      c10::make_intrusive<StepCall>(settings, optimizer, flags, start, leaves, record.select(0, t), count);
-  return {StepNode::apply(at::TensorList(tensors), call), plain};
+  const auto node = c10::make_intrusive<StepNode>();
+  node->settings = settings;
+  node->optimizer = optimizer;
+  node->flags = flags;
+  node->start = start;
+  node->leaves = n;
+  node->count = count;
+  node->settings_bar = record.select(0, t);
+  return {outputs_of(node, tensors), plain};
 }
 
 }  // namespace

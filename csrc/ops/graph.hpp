@@ -24,6 +24,7 @@ void walk_graph(const at::Tensor& value, at::TensorList own, Leaf&& leaf, Betwee
   using torch::autograd::AccumulateGrad;
   using torch::autograd::Node;
   ska::flat_hash_set<const Node*> seen;
+  seen.reserve(64);  // the graph of a small loss
   ska::flat_hash_set<const c10::TensorImpl*> ours;
   for (const at::Tensor& x : own) {
     ours.insert(x.unsafeGetTensorImpl());
