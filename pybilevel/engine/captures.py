@@ -66,7 +66,7 @@ def find(loss: Callable[[], Tensor], own: Sequence[Tensor], device: torch.device
         generators=tuple(generator for generator, _ in drawn),
         untouched=tuple(untouched),
         nested=watch.nested,
-        relied=Relied(outside, watch.made.values(), _readable(value)),
+        relied=Relied(outside, watch.made, _readable(value)),
         made_bytes=watch.made_bytes,
     )
 

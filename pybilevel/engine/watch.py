@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 # functions that change running statistics in place without counting it as a new version, and the flag that says so
 _STATISTICS = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
 
+# whether a tensor is none of its own: a view that torch.vmap makes of a task, which ends with the call
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 # what most torch calls are given beside tensors
@@ -28,7 +29,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         # by id; beside `own`, with strong references: an id is only an id while its tensor lives
         self._met = {id(t) for t in own}
-        self.made: dict[int, Tensor] = {}
+        self.made: list[Tensor] = []
         self.outside: dict[int, tuple[Tensor, int]] = {}
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their states at first sight
         self.made_bytes = 0
@@ -51,8 +52,11 @@ class Watch(TorchFunctionMode):
         if func is torch.autograd.grad:
             self.nested = True
         result = func(*args, **kwargs) if kwargs else func(*args)
-        for tensor in _tensors(result):
-            self._make(tensor)
+        if type(result) is Tensor:
+            self._make(result)
+        else:
+            for tensor in _tensors(result):
+                self._make(tensor)
         return result
 
     def _meet(self, value: Any) -> None:
@@ -61,7 +65,7 @@ class Watch(TorchFunctionMode):
             return
         for tensor in _tensors(value):
             key = id(tensor)
-            if key not in self._met and _lives(tensor):
+            if key not in self._met and not _is_wrapped(tensor):
                 self._met.add(key)
                 self.outside[key] = (tensor, version(tensor))
         if isinstance(value, torch.Generator) and id(value) not in self.generators:
@@ -69,12 +73,11 @@ class Watch(TorchFunctionMode):
 
     def _make(self, tensor: Tensor) -> None:
         """A torch call gives `tensor`."""
-        key = id(tensor)
-        if not _lives(tensor):
+        if _is_wrapped(tensor):
             self.made_bytes += _whole(tensor).nbytes
-        elif key not in self._met:
-            self._met.add(key)
-            self.made[key] = tensor
+        elif id(tensor) not in self._met:
+            self._met.add(id(tensor))
+            self.made.append(tensor)
             self.made_bytes += tensor.nbytes
 
 
@@ -90,11 +93,6 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _lives(tensor: Tensor) -> bool:
-    """Whether `tensor` is one of its own: no view that torch.vmap makes of a task, which ends with the call."""
-    return not _is_wrapped(tensor)
-
-
 def alive(ref: "weakref.ref[Tensor]") -> Tensor | None:
     """The tensor of a weak reference, if it lives: also where its Python object was gone for a while."""
     tensor = ref()
@@ -105,7 +103,7 @@ def alive(ref: "weakref.ref[Tensor]") -> Tensor | None:
 
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor of all tasks behind one that torch.vmap made."""
-    while not _lives(tensor):
+    while _is_wrapped(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
 
