@@ -172,3 +172,24 @@ def test_a_loss_may_change_the_containers_that_it_is_given():
         for inner in (taking, reading)
     )
     assert all(torch.equal(found[k], expected[k]) for k in inputs)
+
+
+AROUND = {
+    "saved tensors moved": torch.autograd.graph.save_on_cpu,
+    "saved tensors cloned": lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda x: x),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_what_may_be_around_a_call(name):
+    w0, h = leaf(4), leaf(4)
+
+    def solve():
+        w = pb.unroll(lambda w, h: (w * h).cos().sum(), w0, h, steps=STEPS, optimizer=pb.SGD(0.1, 0.5))
+        return torch.autograd.grad(w.sin().sum(), [w0, h])
+
+    expected = solve()
+    with AROUND[name]():
+        found = solve()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -64,6 +64,21 @@ def test_batches_dropout_and_carried_buffers():
     assert_same_bits(inner, w0, None, inputs, batches=batches, optimizer=pb.SGD(0.1))
 
 
+@pytest.mark.parametrize("form", ["stacked", "listed"])
+def test_learnable_batches(form):
+    w0, h = {"w": leaf(4, 2)}, leaf(low=0.1)
+    x, y, plain = leaf(STEPS, 3, 4), leaf(STEPS, 3, 2), torch.rand(STEPS, 3, 1).double()
+    parts = [(a, b, c) for a, b, c in zip(x, y, plain, strict=True)]
+
+    def loss(w, h, batch):
+        features, target, weights = batch
+        return (weights * (features @ w["w"] - target).cos()).sum() + h * w["w"].square().sum()
+
+    batches = (x, y, plain) if form == "stacked" else parts
+    inputs = {"w0": w0["w"], "h": h, "x": x, "y": y}
+    assert_same_bits(loss, w0, h, inputs, batches=batches, optimizer=pb.Adam(leaf(low=0.05), eps=1e-3))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_few_steps(steps):
     w0, hparams, inputs = network_case()

@@ -43,9 +43,14 @@ class Chain:
         w = [x.detach().requires_grad_() for x in start.w] if first is None else first.w
         buffers = self._native.differentiable(start)[len(w) :]
         self._ends = self._state = [*w, *(x.detach().requires_grad_() for x in buffers)]
-        self._theta = dynamics.gradient_map.theta_leaves(theta, asked) if first is None else first.theta
+        shared = dynamics.gradient_map.theta_leaves(theta, asked) if first is None else first.theta
+        self._shared = shared[: len(theta) - dynamics.stacks]
+        split = len(self._shared)
+        # a leaf a step of each learnable batch: the whole of it would get a gradient of its size at every step
+        batches = list(zip(theta[split:], asked[split:], strict=True))
+        self._parts = [[x[t].detach().requires_grad_(need) for x, need in batches] for t in range(steps)]
         self._value = None if first is None else first.value
-        self._loss = dynamics.bound(self._theta)
+        self._loss = None if batches else dynamics.bound(self._shared)
         self._counted = self._native.counted(start)
         self._record = self._native.record(steps, start.w[0])
         constant = all(x.ndim == 0 for x in settings)
@@ -54,11 +59,11 @@ class Chain:
 
     def run(self, until: int) -> None:
         """Adds the steps up to, and without, the step `until`."""
-        count, theta, native = len(self._start.w), self._theta, self._native
+        count, native = len(self._start.w), self._native
         with held_uncompiled(), torch.enable_grad():
             for t in range(self._t, until):
-                w = self._state[:count]
-                value = tied(self._evaluate(t, w), w)
+                w, theta = self._state[:count], self._shared + self._parts[t]
+                value = tied(self._evaluate(t, w, theta), w)
                 ordered = self._ordered or native.ordered(self._dynamics.at(self._settings, t))
                 self._state, plain = native.chained(
                     value, self._state, theta, ordered, self._counted, self._record, t
@@ -73,19 +78,19 @@ class Chain:
         state = [x.detach() for x in self._state]
         return self._native.iterate(self._start, state, self._t, self._carried)
 
-    def _evaluate(self, t: int, w: Tensors) -> Tensor:
+    def _evaluate(self, t: int, w: Tensors, theta: Tensors) -> Tensor:
         """The loss at step t: what the first pass has left, or evaluated."""
         if self._value is not None:
             value, self._value = self._value, None
             return value
         moment = Moment(t, self._carried)
-        value = self._loss(w, moment)
+        value = (self._loss or self._dynamics.bound(theta))(w, moment)
         self._carried = moment.after
         return value
 
     def usable(self) -> bool:
         """Whether `pull` gives all there is: no operation lacks a second backward, no theta got a hook."""
-        hooked = any(x._backward_hooks for x in self._theta)
+        hooked = any(x._backward_hooks for x in self._shared)
         return not (hooked or self._dynamics.gradient_map.in_forward_mode)
 
     def pull(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -93,18 +98,25 @@ class Chain:
 
         `wanted`: of each of these, in the order of the inputs of the engine's node.
         """
-        states = len(self._start.flat())
-        split = states + len(self._theta)
+        states, ends = len(self._start.flat()), self._ends
+        split = states + len(self._shared)
+        stacks = split + self._dynamics.stacks
         # settings get theirs from the nodes of all steps, which the first iterate hangs on
-        whole = any(wanted[:states]) or any(wanted[split:])
-        theta = [x for x, need in zip(self._theta, wanted[states:split], strict=True) if need]
-        inputs = [*(self._ends if whole else []), *theta]
-        outputs, bars = self._state, self._native.differentiable(bar)
-        found = torch.autograd.grad(outputs, inputs, bars, materialize_grads=True)
-        before = self._native.like(self._start, found[: len(self._ends)]).flat() if whole else [None] * states
-        rest = iter(found[len(inputs) - len(theta) :])
-        sums = [self._sum_setting(i) if need else None for i, need in enumerate(wanted[split:])]
-        return [*before, *(next(rest) if need else None for need in wanted[states:split]), *sums]
+        inputs = list(ends) if any(wanted[:states]) or any(wanted[stacks:]) else []
+        whole = len(inputs)
+        inputs += [x for x, need in zip(self._shared, wanted[states:split], strict=True) if need]
+        columns = [i for i, need in enumerate(wanted[split:stacks]) if need]
+        inputs += [parts[i] for i in columns for parts in self._parts]
+        bars = self._native.differentiable(bar)
+        found = torch.autograd.grad(self._state, inputs, bars, materialize_grads=True)
+        before = self._native.like(self._start, found[:whole]).flat() if whole else [None] * states
+        rest = iter(found[whole:])
+        shared = [next(rest) if need else None for need in wanted[states:split]]
+        batches = [
+            torch.stack([next(rest) for _ in self._parts]) if need else None for need in wanted[split:stacks]
+        ]
+        sums = [self._sum_setting(i) if need else None for i, need in enumerate(wanted[stacks:])]
+        return [*before, *shared, *batches, *sums]
 
     def _sum_setting(self, i: int) -> Tensor:
         """The cotangent of a setting from those of its values at all steps, added from the last to the first."""

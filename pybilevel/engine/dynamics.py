@@ -209,12 +209,12 @@ class Dynamics:
     def chains(self) -> bool:
         """Whether steps can be made in one graph, in which a cotangent is what step after step would give, bit by bit.
 
-        The optimizer's step has to be one node (a native one), and what the loss is given one tensor for all steps.
+        The optimizer's step has to be one node (a native one).
         """
         return (
             self._native is not None
             and self._native.takes(self.start)
-            and not (self._loss.nested or self._loss.stacks or self._first_order)
+            and not (self._loss.nested or self._first_order)
         )
 
     @property
@@ -223,8 +223,13 @@ class Dynamics:
         assert self._native is not None
         return self._native
 
+    @property
+    def stacks(self) -> int:
+        """How many of theta, at the end, have a leading steps axis."""
+        return self._loss.stacks
+
     def bound(self, theta: Tensors) -> Bound:
-        """The loss of chained steps, for theta that is the same at all of them."""
+        """The loss of chained steps, by what they use of theta."""
         return self._loss.bound(theta)
 
     def first_graph(self) -> First | None:
