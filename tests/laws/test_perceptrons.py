@@ -5,7 +5,7 @@ The grid is the registry: a new activation, row loss or optimizer is tested by b
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from linear_cases import FORMS, STRIDES, total
 from linear_optimizers import RICHEST, USUAL, VARIANTS
@@ -95,6 +95,9 @@ def test_edges(edge, regime):
     assert_law(MlpCase(**EDGES[edge]), regime)
 
 
+LARGE = 1e3
+
+
 @st.composite
 def any_case(draw):
     """A case of awkward sizes."""
@@ -129,10 +132,17 @@ def any_case(draw):
 @settings(max_examples=100)
 @given(any_case(), st.sampled_from(REGIMES))
 def test_sampled(case, regime):
-    """The rest of the grid, a hundred draws at a time, against the generic engine, whose laws are its own."""
+    """The rest of the grid, a hundred draws at a time, against the generic engine, whose laws are its own.
+
+    Training that runs away is no case: units saturate, and 1 - exp(-40) is 1.
+    """
+    try:
+        expected = solve(case, backend="generic")
+    except pb.DivergenceError:
+        reject()
+    assume(all(value.abs().max() < LARGE for value in expected.values.values() if value.numel()))
     with forced(regime):
         found = solve(case)
-    expected = solve(case, backend="generic")
     assert_all_match(found.values, expected.values)
     assert_all_match(found.gradients, expected.gradients)
 
