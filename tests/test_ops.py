@@ -8,7 +8,7 @@ from linear_optimizers import RICHEST, USUAL
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.layout import lay_out
 from pybilevel.ops import LinearResults, linear_unroll, padded_tasks, state_size
-from pybilevel.ops.linear import model_size
+from pybilevel.ops.linear import left_size
 from pybilevel.ops.node import TENSORS
 from pybilevel.ops.optimizers import SETTINGS
 from pybilevel.schedules import Code, Revolve, StoreAll, encode
@@ -110,7 +110,7 @@ def test_shapes(row, which):
     assert results.w.shape == (3, rows, case.c)
     assert results.buffers.shape == (buffers, 3, rows, case.c)
     assert results.outer.shape == (3,) and results.logits.shape == (3, case.m, case.c)
-    assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + model_size(x, case.c))
+    assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + left_size(x, case.c, case.m))
     assert results.status.tolist() == [-1, -1, -1] and results.status.dtype == torch.int32
     assert not results.trajectory.requires_grad and not results.status.requires_grad
 

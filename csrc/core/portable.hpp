@@ -23,6 +23,14 @@
 #define PB_NOINLINE __attribute__((noinline))
 #endif
 
+// What has to become part of its caller, where numbers are constants and arrays are registers. Behind the parameters of a
+// lambda too.
+#if defined(__CUDACC__)
+#define PB_MERGED
+#else
+#define PB_MERGED __attribute__((always_inline))
+#endif
+
 namespace pb {
 
 using Index = std::int64_t;

@@ -1,12 +1,13 @@
-// The CPU team of tasks too small to fill a pack with their rows: one thread, a task per SIMD lane. A scalar is a pack
+// The CPU team of tasks too small to fill a pack with their rows: one thread, a task per SIMD lane. A scalar is two packs
 // with the numbers of kTasks tasks, so the mathematics of one task runs on all of them, step by step the same.
 #pragma once
 
 #include "cpu/team.hpp"
+#include "cpu/twin.hpp"
 
 namespace pb::inline PB_ISA {
 
-// Element [step] of consecutive tasks as one pack.
+// Element [step] of consecutive tasks as one scalar.
 template <class E>
 class LaneSeries {
  public:
@@ -21,16 +22,16 @@ class LaneSeries {
   explicit operator bool() const { return data_ != nullptr; }
 
   // Lanes beyond the last task repeat it.
-  Pack<T> operator[](Index step) const {
-    if (task_ == 0) return broadcast<T>(data_[step * step_]);
-    Pack<T> x;
-    for (Index i = 0; i < PackOf<T>::lanes; ++i)
-      x[i] = data_[(i < count_ ? i : count_ - 1) * task_ + step * step_];
+  Twin<T> operator[](Index step) const {
+    const E* const data = data_ + step * step_;
+    if (task_ == 0) return {{broadcast<T>(*data), broadcast<T>(*data)}};
+    Twin<T> x;
+    for (Index i = 0; i < Twin<T>::lanes; ++i) x.set_lane(i, data[(i < count_ ? i : count_ - 1) * task_]);
     return x;
   }
 
-  void set(Index step, Pack<T> x) const {
-    for (Index i = 0; i < count_; ++i) data_[i * task_ + step * step_] = x[i];
+  void set(Index step, Twin<T> x) const {
+    for (Index i = 0; i < count_; ++i) data_[i * task_ + step * step_] = x.lane(i);
   }
 
  private:
@@ -38,27 +39,30 @@ class LaneSeries {
   Index task_, step_, count_;
 };
 
-// C[p, q] (+)= sum_r A(p, r) B[r, q] on packs: P x Q of them in registers.
+// C[p, q] (+)= sum_r A(p, r) B[r, q] on one half of every scalar: P x Q packs in registers.
 template <class T>
-struct PackTile {
+struct LaneTile {
   static constexpr int kRows = kPackRegisters >= 32 ? 5 : 2, kColumns = 5;
 
   template <int P, int Q>
-  static void run(Index count, Strided<const Pack<T>> a, Matrix<const Pack<T>> b, Matrix<Pack<T>> c,
-                  bool accumulate) {
+  PB_INLINE static void run(int half, Index count, Strided<const Twin<T>> a, Matrix<const Twin<T>> b,
+                            Matrix<Twin<T>> c, bool accumulate) {
     Pack<T> sum[P][Q] = {};
     for (Index r = 0; r < count; ++r) {
 #pragma GCC unroll 8
       for (int i = 0; i < P; ++i) {
-        const Pack<T> x = a.data[i * a.row + r * a.column];
+        const Pack<T> x = a.data[i * a.row + r * a.column].pack[half];
 #pragma GCC unroll 8
-        for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(x, b[r][j], sum[i][j]);
+        for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(x, b[r][j].pack[half], sum[i][j]);
       }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < P; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) c[i][j] = accumulate ? c[i][j] + sum[i][j] : sum[i][j];
+      for (int j = 0; j < Q; ++j) {
+        Pack<T>& to = c[i][j].pack[half];
+        to = accumulate ? to + sum[i][j] : sum[i][j];
+      }
     }
   }
 };
@@ -66,14 +70,15 @@ struct PackTile {
 template <class T>
 struct Lanes : OneThread {
   using Real = T;
-  using Scalar = Pack<T>;
-  using Lane = Pack<T>;
+  using Scalar = Twin<T>;
+  using Lane = Twin<T>;
   using Member = Solo<T>;
   template <class E>
   using Series = LaneSeries<E>;
-  static constexpr Index kLanes = 1, kTasks = PackOf<T>::lanes;
+  static constexpr Index kLanes = 1, kTasks = Twin<T>::lanes;
+  static constexpr int kFewClasses = 5;  // whose scores stay in registers
 
-  Index count;  // tasks in the pack, 1 .. kTasks
+  Index count;  // tasks, 1 .. kTasks
 
   explicit Lanes(Index tasks) : count(tasks) {}
 
@@ -82,12 +87,12 @@ struct Lanes : OneThread {
 
   // p[0 .. n) will be read soon.
   static void fetch(Index n, const Scalar* p) {
-    for (Index i = 0; i < n; i += 64 / kPackBytes) __builtin_prefetch(p + i);
+    for (Index i = 0; i < n; ++i) __builtin_prefetch(p + i);  // a cache line each
   }
 
   static bool vanishes(Scalar x) {
     for (Index i = 0; i < kTasks; ++i) {
-      if (x[i] != 0) return false;
+      if (x.lane(i) != 0) return false;
     }
     return true;
   }
@@ -98,7 +103,7 @@ struct Lanes : OneThread {
   }
 
   template <class F>
-  void for_lanes(Index n, F&& f) const {
+  PB_MERGED void for_lanes(Index n, F&& f) const {
     for_each(n, f);
   }
 
@@ -114,25 +119,37 @@ struct Lanes : OneThread {
   }
 
   void mix(Shape s, Strided<const Scalar> a, Matrix<const Scalar> b, Matrix<Scalar> c) const {
-    using Tile = PackTile<T>;
+    using Tile = LaneTile<T>;
     for (Index p = 0; p < s.p; p += Tile::kRows) {
       for (Index q = 0; q < s.q; q += Tile::kColumns) {
         with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
           with_constant<Tile::kColumns>(s.q - q < Tile::kColumns ? s.q - q : Tile::kColumns, [&](auto Q) {
-            Tile::template run<decltype(P)::value, decltype(Q)::value>(
-                s.r, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row},
-                s.accumulate);
+            for (int half = 0; half < 2; ++half) {
+              Tile::template run<decltype(P)::value, decltype(Q)::value>(
+                  half, s.r, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row},
+                  s.accumulate);
+            }
           });
         });
       }
     }
   }
 
+  // Several rows at a time, whose sums do not wait for each other.
   void row_sums(Shape s, Matrix<const Scalar> a, Scalar* out) const {
-    for (Index p = 0; p < s.p; ++p) {
-      Scalar sum = s.accumulate ? out[p] : Scalar{};
-      for (Index q = 0; q < s.q; ++q) sum += a[p][q];
-      out[p] = sum;
+    constexpr int most = 5;
+    for (Index p = 0; p < s.p; p += most) {
+      with_constant<most>(s.p - p < most ? s.p - p : most, [&](auto rows) {
+        constexpr int count = decltype(rows)::value;
+        Scalar sum[count] = {};
+        const Scalar* const first = a[p];
+        for (Index q = 0; q < s.q; ++q) {
+#pragma GCC unroll 8
+          for (int i = 0; i < count; ++i) sum[i] += first[i * a.row + q];
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < count; ++i) out[p + i] = s.accumulate ? out[p + i] + sum[i] : sum[i];
+      });
     }
   }
 };

@@ -60,7 +60,7 @@ Index tape_size(const LinearParams<T>& params, LinearVariant variant, Regime reg
   return with_any<T>(variant, regime, [&]<class Task> {
     Arena sizing;
     const Task task(sizing, params, false);
-    return params.tape_size(task.slot_size(), task.head_size());
+    return params.tape_size(task.slot_size(), task.left_size());
   });
 }
 

@@ -16,7 +16,7 @@ inline constexpr std::string_view kRegimes[] = {"tasks", "rows", "lanes"};
 
 // How many tasks share a trajectory: in Regime::kLanes its numbers are interleaved, and the last lanes may be idle.
 constexpr Index tasks_together(Regime regime, int pack_bytes, Index scalar_bytes) {
-  return regime == Regime::kLanes ? pack_bytes / scalar_bytes : 1;
+  return regime == Regime::kLanes ? 2 * pack_bytes / scalar_bytes : 1;  // cpu/twin.hpp
 }
 
 // How many teams of Regime::kTasks run side by side at most: tasks go to threads in groups of a size that depends on

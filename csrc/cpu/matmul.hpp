@@ -10,22 +10,11 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/constant.hpp"
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
 
 namespace pb::inline PB_ISA {
-
-// Calls f(std::integral_constant<int, n>) for 1 <= n <= Max.
-template <int Max, class F>
-inline void with_constant(Index n, F&& f) {
-  if constexpr (Max >= 1) {
-    if (n == Max) {
-      f(std::integral_constant<int, Max>{});
-    } else {
-      with_constant<Max - 1>(n, f);
-    }
-  }
-}
 
 template <class T>
 struct MixTile {

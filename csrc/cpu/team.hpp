@@ -16,7 +16,7 @@ inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20};
 // The plain loops of a team that is one thread.
 struct OneThread {
   template <class F>
-  void for_each(Index n, F&& f) const {
+  PB_MERGED void for_each(Index n, F&& f) const {
     for (Index i = 0; i < n; ++i) f(i);
   }
 

@@ -103,7 +103,7 @@ LinearLaunch plan_grid_task(const LinearParams<typename Task::T>& params, Linear
   const unsigned each = room.buffers > 0 ? 1 : kGridBlocksPerMultiprocessor,
                  blocks = each * static_cast<unsigned>(device.multiprocessors);
   const Index fixed = GridTeam<T>::kShared + sums_of_products(params, variant);
-  return {.tape_size = params.tape_size(task.slot_size(), task.head_size()),
+  return {.tape_size = params.tape_size(task.slot_size(), task.left_size()),
           .workspace_size = kGridScratchOffset<Task> + sizing.used() / Index(sizeof(T)),
           .blocks = params.tasks > 0 ? blocks : 0,
           .threads = block_threads(params, variant.coordinates),

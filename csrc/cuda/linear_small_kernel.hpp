@@ -61,7 +61,7 @@ SmallSizes small_sizes(const LinearParams<T>& p) {
   const Index classes = s.classes <= 5 ? 5 : kSmallClasses, rows = s.rows * classes,
               slot = (1 + s.buffers) * (rows + classes + 1) + (p.keep ? rows : 0);
   s.tape = (p.slots + 1) * slot;
-  s.task_tape = p.tape_size(slot, p.classes * (p.features + 1));
+  s.task_tape = p.tape_size(slot, s.unit_bar() + p.classes * p.query.rows);
   return s;
 }
 

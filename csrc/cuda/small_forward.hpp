@@ -98,7 +98,7 @@ class SmallForward {
   }
 
   // Logits, value and weighted residual of one query row.
-  __device__ T evaluate(int i, Matrix<T> logits) const {
+  __device__ T evaluate(Index task, int i, Matrix<T> logits) const {
     const SmallSizes& s = f_.sizes;
     T z[kPitch] = {};
     const T* cross = f_.cross() + i;
@@ -118,6 +118,7 @@ class SmallForward {
     T* const residual = f_.residual(i);
     for (int k = s.classes; k < kPitch; ++k) residual[k] = 0;
     f_.query(p_).residual(i, {residual, 1});
+    if (p_.reversible()) leave_residual(task, i, residual);
     return value;
   }
 
@@ -132,7 +133,7 @@ class SmallForward {
     team_.template reduce<2>(
         s.queries > static_cast<int>(blockDim.x) ? s.queries : static_cast<int>(blockDim.x), sums,
         [&](Index i, T(&lane)[2]) {
-          if (i < s.queries) lane[0] += evaluate(static_cast<int>(i), logits);
+          if (i < s.queries) lane[0] += evaluate(task, static_cast<int>(i), logits);
           if (i == Index{threadIdx.x}) lane[1] += unsound;
         });
     const int bad = sums[1] == 0 ? -1 : first_bad_step(staged, task);
@@ -176,10 +177,22 @@ class SmallForward {
     });
   }
 
-  // Behind the states of the tape: the cotangent of the model at a unit cotangent of the outer objective.
+  // Behind the states of the tape: the cotangent of the model at a unit cotangent of the outer objective, and the residuals
+  // of the query rows, [c, m].
+  __device__ T* left(Index task) const { return tape(task) + f_.sizes.tape; }
+
+  __device__ void leave_residual(Index task, int i, const T* residual) const {
+    const SmallSizes& s = f_.sizes;
+    T* const to = left(task) + s.unit_bar() + i;
+#pragma unroll
+    for (int k = 0; k < kClasses; ++k) {
+      if (k < s.classes) to[k * s.queries] = residual[k];
+    }
+  }
+
   __device__ void leave_unit_bar(Index task) const {
     const int features = f_.sizes.features, classes = f_.sizes.classes;
-    T *const unit = tape(task) + f_.sizes.tape, *const bias = unit + classes * features;
+    T *const unit = left(task), *const bias = unit + classes * features;
     gather_query(f_, p_.query.x.matrix(task), [=](int k, int j, T x) {
       if (j < features) {
         unit[k * features + j] = x;

@@ -18,6 +18,9 @@ struct SmallSizes {
   Index tape, task_tape;  // scalars of a task's states, and of all that it has in the trajectory
 
   __host__ __device__ int spans() const { return rows + starts; }
+  __host__ __device__ int unit_bar() const {
+    return classes * (features + 1);
+  }  // scalars of a model's cotangent
   __host__ __device__ int all_rows() const { return spans() + (1 + buffers) * classes; }
 };
 

@@ -24,7 +24,7 @@ class SmallReverse {
     clear();
     load_support(team_, p_, f_, task());
     load_bars(task(), tape + s.tape);
-    const bool queries = pull_back_query(task());
+    const bool queries = pull_back_query(task(), tape + s.tape + s.unit_bar());
     if (queries && p_.logits_bar) gather_extra(task());
     team_.dots({s.all_rows(), s.features, s.spans()}, f_.basis_rows(), f_.basis_rows(),
                {f_.gram(), f_.column, 1});
@@ -85,7 +85,7 @@ class SmallReverse {
   }
 
   // The cotangents of the query set's scores, weights and targets; whether there are any. Ends with a barrier.
-  __device__ bool pull_back_query(Index task) const {
+  __device__ bool pull_back_query(Index task, const T* residuals) const {
     const SmallSizes& s = f_.sizes;
     const auto& query = p_.query;
     if (s.queries == 0 || (!p_.logits_bar && !query.x_bar && !query.weights_bar && !query.targets_bar)) {
@@ -95,19 +95,24 @@ class SmallReverse {
     const Matrix<const T> logits = p_.logits_final.matrix(task), extra = p_.logits_bar.matrix(task);
     const T bar = p_.loss_bar ? p_.loss_bar[task] : T(0);
     if (query.x_bar) copy_transposed(p_.w_final.matrix(task), s.classes, s.features, f_.model(), f_.pitch);
-    load_rows(team_, query, task, s.classes, f_.query(p_).buffers());
+    const bool of_rows = query.weights_bar || query.targets_bar;  // which the residuals do not tell
+    if (of_rows) load_rows(team_, query, task, s.classes, f_.query(p_).buffers());
     for (int i = thread(); i < s.queries; i += threads()) {
-      const Row<BlockTeam<T>> scores = f_.query(p_).scores(i);
-      for (int k = 0; k < s.classes; ++k) scores.set(k, logits[i][k]);
       T* const residual = f_.residual(i);
-      f_.query(p_).value_pullback(i, bar, {residual, 1});
+      if (of_rows) {
+        const Row<BlockTeam<T>> scores = f_.query(p_).scores(i);
+        for (int k = 0; k < s.classes; ++k) scores.set(k, logits[i][k]);
+        f_.query(p_).value_pullback(i, bar, {residual, 1});
+      } else {
+        for (int k = 0; k < s.classes; ++k) residual[k] = bar * residuals[k * s.queries + i];
+      }
       for (int k = 0; k < kPitch; ++k) {
         if (k >= s.classes) residual[k] = 0;
         if (k < s.classes && extra) residual[k] += extra[i][k];
       }
     }
     __syncthreads();
-    store_rows(team_, query, task, s.classes, f_.query(p_).buffers());
+    if (of_rows) store_rows(team_, query, task, s.classes, f_.query(p_).buffers());
     return true;
   }
 

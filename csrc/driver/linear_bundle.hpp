@@ -26,7 +26,7 @@ class LinearBundle {
   }
 
   Index slot_size() const { return unroll_.slot_size(); }
-  Index head_size() const { return head().size(); }
+  Index left_size() const { return outer_.left_size(); }
 
   void forward(const Lanes& team, Index first) {
     const Optimizer optimizer(team, params_.optimizer, first);
@@ -45,7 +45,7 @@ class LinearBundle {
       if (params_.query.rows > 0) {
         outer_.load(Member{}, task);
         outer_.forward(Member{}, sound ? model : decode(unroll_.point(), lane),
-                       params_.reversible() ? outer_bar(first, lane) : nullptr);
+                       params_.reversible() ? left(first, lane) : nullptr);
       }
     }
   }
@@ -66,7 +66,7 @@ class LinearBundle {
   // Nothing of the trajectory is left undefined.
   void clear_idle_lanes(const Lanes& team, Index first) const {
     for (Index lane = team.count; lane < Lanes::kTasks; ++lane)
-      fill_zero(Member{}, outer_bar(first, lane), head_size());
+      fill_zero(Member{}, left(first, lane), left_size());
   }
 
   // The model of one task, in head_.
@@ -81,8 +81,7 @@ class LinearBundle {
     const auto& span = problem_.span(lane);
     head().read(member, params_.w_bar.matrix(task), head_bar_);
     if (params_.query.rows > 0) {
-      outer_.load(member, task);
-      outer_.reverse(member, decode(unroll_.point(), lane), outer_bar(first, lane), head_bar_);
+      outer_.reverse(member, task, decode(unroll_.point(), lane), left(first, lane), head_bar_);
     }
     span.decode_pullback(member, Problem::in_lane(unroll_.point(), lane), head_bar_,
                          Problem::in_lane(unroll_.point_bar(), lane));
@@ -104,13 +103,13 @@ class LinearBundle {
   bool finite(const Real* model) const { return all_finite(Member{}, head().size(), model); }
 
   T* trajectory(Index first) const {
-    return reinterpret_cast<T*>(params_.trajectory + first * params_.tape_size(slot_size(), head_size()));
+    return reinterpret_cast<T*>(params_.trajectory + first * params_.tape_size(slot_size(), left_size()));
   }
 
-  // Behind the states of all lanes: a task's cotangent of the model at a unit cotangent of the outer objective.
-  Real* outer_bar(Index first, Index lane) const {
+  // Behind the states of all lanes: what the outer objective of a task leaves for its reverse half.
+  Real* left(Index first, Index lane) const {
     return reinterpret_cast<Real*>(trajectory(first) + (params_.slots + 1) * slot_size()) +
-           lane * head_size();
+           lane * left_size();
   }
 
   const LinearParams<Real>& params_;

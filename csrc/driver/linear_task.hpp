@@ -22,8 +22,8 @@ class LinearTask {
   }
 
   PB_HD Index slot_size() const { return unroll_.slot_size(); }
-  PB_HD Index head_size() const { return problem_.head().size(); }
-  PB_HD Index tape_size() const { return params_.tape_size(slot_size(), head_size()); }
+  PB_HD Index left_size() const { return outer_.left_size(); }
+  PB_HD Index tape_size() const { return params_.tape_size(slot_size(), left_size()); }
 
   PB_HD void forward(const Team& team, Index task) {
     const Optimizer optimizer(team, params_.optimizer, task);
@@ -38,7 +38,7 @@ class LinearTask {
     report(team, optimizer, model, task);
     if (params_.query.rows > 0) {
       outer_.load(team, task);
-      outer_.forward(team, model, params_.reversible() ? outer_bar(task) : nullptr);
+      outer_.forward(team, model, params_.reversible() ? left(task) : nullptr);
     }
   }
 
@@ -49,8 +49,7 @@ class LinearTask {
     head.read(team, params_.w_bar.matrix(task), head_bar_);
     if (params_.query.rows > 0) {
       head.read(team, params_.w_final.matrix(task), head_);
-      outer_.load(team, task);
-      outer_.reverse(team, head_, outer_bar(task), head_bar_);
+      outer_.reverse(team, task, head_, left(task), head_bar_);
     }
     final_pullback(team, optimizer, task);
     unroll_.reverse(team, problem_, optimizer, params_, trajectory(task));
@@ -102,8 +101,8 @@ class LinearTask {
 
   PB_HD T* trajectory(Index task) const { return params_.trajectory + task * tape_size(); }
 
-  // Behind the states: the cotangent of the model at a unit cotangent of the outer objective.
-  PB_HD T* outer_bar(Index task) const { return trajectory(task) + (params_.slots + 1) * slot_size(); }
+  // Behind the states: what the outer objective leaves for its reverse half.
+  PB_HD T* left(Index task) const { return trajectory(task) + (params_.slots + 1) * slot_size(); }
 
   const LinearParams<T>& params_;
   Problem problem_;

@@ -2,7 +2,10 @@
 // holds one class of several rows and a row loss is written once for packs (CPU) and for single rows (CUDA).
 #pragma once
 
-#include "core/portable.hpp"
+#include <type_traits>
+#include <utility>
+
+#include "core/constant.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -25,5 +28,31 @@ struct Row {
   PB_HD void set(Index k, Lane x) const { Team::store(data + k * stride, x); }
   PB_HD operator ConstRow<Team>() const { return {data, stride}; }
 };
+
+// f(number of classes): an Index, or a constant, with which loops over classes unroll, where a team wants that for so few.
+template <class Team, class F>
+PB_HD PB_MERGED inline void with_classes(Index classes, F&& f) {
+  if constexpr (requires { Team::kFewClasses; }) {
+    if (classes <= Team::kFewClasses) return with_merged_constant<Team::kFewClasses>(classes, f);
+  }
+  f(classes);
+}
+
+// f(row) on a copy that stays in registers, where the number of classes is a constant; else on the row itself.
+template <class Team, class F>
+PB_HD PB_MERGED inline void on_row(Row<Team> row, Index, F&& f) {
+  f(row);
+}
+template <class Team, int kClasses, class F>
+PB_HD PB_MERGED inline void on_row(Row<Team> row, std::integral_constant<int, kClasses>, F&& f) {
+  typename Team::Scalar held[kClasses * Team::kLanes];
+  const Row<Team> copy{held, Team::kLanes};
+  // no loops, of which the compiler would make copies of memory
+  [&]<int... K>(std::integer_sequence<int, K...>) PB_MERGED {
+    (copy.set(K, row[K]), ...);
+    f(copy);
+    (row.set(K, copy[K]), ...);
+  }(std::make_integer_sequence<int, kClasses>());
+}
 
 }  // namespace pb::inline PB_ISA

@@ -15,8 +15,8 @@ struct Softmax {
 
   // The value; z becomes p.
   template <class Team>
-  PB_HD static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y, typename Team::Lane sigma,
-                                            Index classes) {
+  PB_HD PB_MERGED static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y,
+                                                      typename Team::Lane sigma, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum<Team>(z, classes);
     Lane total{}, inner{};
@@ -33,7 +33,7 @@ struct Softmax {
 
   // z becomes p.
   template <class Team>
-  PB_HD static void predict(Row<Team> z, Index classes) {
+  PB_HD PB_MERGED static void predict(Row<Team> z, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum<Team>(z, classes);
     Lane total{};
@@ -47,8 +47,8 @@ struct Softmax {
   }
 
   template <class Team>
-  PB_HD static typename Team::Lane value(ConstRow<Team> z, ConstRow<Team> y, typename Team::Lane sigma,
-                                         Index classes) {
+  PB_HD PB_MERGED static typename Team::Lane value(ConstRow<Team> z, ConstRow<Team> y,
+                                                   typename Team::Lane sigma, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum(z, classes);
     Lane total{}, inner{};
@@ -61,30 +61,30 @@ struct Softmax {
   }
 
   template <class Lane>
-  PB_HD static Lane residual(Lane p, Lane y, Lane sigma) {
+  PB_HD PB_MERGED static Lane residual(Lane p, Lane y, Lane sigma) {
     return sigma * p - y;
   }
 
   // out = s * curvature(u); out may be u.
   template <class Team>
-  PB_HD static void curvature(ConstRow<Team> p, ConstRow<Team> u, typename Team::Lane s,
-                              typename Team::Lane sigma, Row<Team> out, Index classes) {
+  PB_HD PB_MERGED static void curvature(ConstRow<Team> p, ConstRow<Team> u, typename Team::Lane s,
+                                        typename Team::Lane sigma, Row<Team> out, Index classes) {
     const typename Team::Lane inner = dot(p, u, classes), weight = s * sigma;
     for (Index k = 0; k < classes; ++k) out.set(k, weight * (p[k] * (u[k] - inner)));
   }
 
   // out += s * targets(u).
   template <class Team>
-  PB_HD static void target_cotangent(ConstRow<Team> p, ConstRow<Team> u, typename Team::Lane s, Row<Team> out,
-                                     Index classes) {
+  PB_HD PB_MERGED static void target_cotangent(ConstRow<Team> p, ConstRow<Team> u, typename Team::Lane s,
+                                               Row<Team> out, Index classes) {
     const typename Team::Lane inner = dot(p, u, classes);
     for (Index k = 0; k < classes; ++k) out.set(k, out[k] + s * (inner - u[k]));
   }
 
   // out += s * d value / d y = s (log sum exp z - z).
   template <class Team>
-  PB_HD static void value_target_cotangent(ConstRow<Team> z, ConstRow<Team>, typename Team::Lane s,
-                                           Row<Team> out, Index classes) {
+  PB_HD PB_MERGED static void value_target_cotangent(ConstRow<Team> z, ConstRow<Team>, typename Team::Lane s,
+                                                     Row<Team> out, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum(z, classes);
     Lane total{};
@@ -95,14 +95,14 @@ struct Softmax {
 
  private:
   template <class Team>
-  PB_HD static typename Team::Lane dot(ConstRow<Team> a, ConstRow<Team> b, Index classes) {
+  PB_HD PB_MERGED static typename Team::Lane dot(ConstRow<Team> a, ConstRow<Team> b, Index classes) {
     typename Team::Lane total{};
     for (Index k = 0; k < classes; ++k) total += a[k] * b[k];
     return total;
   }
 
   template <class Team>
-  PB_HD static typename Team::Lane maximum(ConstRow<Team> z, Index classes) {
+  PB_HD PB_MERGED static typename Team::Lane maximum(ConstRow<Team> z, Index classes) {
     typename Team::Lane top = z[0];
     for (Index k = 1; k < classes; ++k) top = larger(top, z[k]);
     return top;

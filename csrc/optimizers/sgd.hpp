@@ -41,7 +41,13 @@ class Sgd {
   PB_HD bool needs_gradient() const { return lr_bar_ || (momentum_bar_ && nesterov_); }
 
   PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
-    const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{};
+    const T lr = lr_[t];
+    if (!momentum_ && !weight_decay_) {
+      team.for_lanes(
+          size, [=](Index i) { Team::store(state + i, Team::load(state + i) - lr * Team::load(g + i)); });
+      return;
+    }
+    const T decay = weight_decay_ ? weight_decay_[t] : T{};
     if (!momentum_) {
       team.for_lanes(size, [=](Index i) {
         const Lane w = Team::load(state + i);
@@ -70,6 +76,17 @@ class Sgd {
         Team::store(state_bar + i, w_bar + decay * h_bar);
         Team::store(g_bar + i, h_bar);
       });
+      return;
+    }
+    if (!momentum_ && !weight_decay_) {
+      T sum[1];
+      team.template reduce<1>(size, sum, [=](Index i, Lane(&sums)[1]) {
+        const Lane w_bar = Team::load(state_bar + i);
+        sums[0] -= w_bar * Team::load(g + i);
+        Team::store(g_bar + i, -lr * w_bar);
+      });
+      const Bars lr_bar = lr_bar_;
+      team.for_each(1, [=](Index) { lr_bar.set(t, sum[0]); });
       return;
     }
     const bool nesterov = nesterov_, has_momentum = bool(momentum_), has_gradient = needs_gradient();

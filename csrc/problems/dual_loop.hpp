@@ -6,7 +6,7 @@
 //              K_bar += Z_bar A^T,  Z0_bar += beta Z_bar,  rho_bar += <v_A, A> + v_beta beta
 //
 // The gradient map is linear in the same way as the optimizer's step, which therefore needs no change. A gradient costs
-// 2 n^2 c operations, whatever the number of features. A scalar may be a pack with the numbers of several tasks.
+// 2 n^2 c operations, whatever the number of features. A scalar may hold the numbers of several tasks.
 #pragma once
 
 #include "core/lanes.hpp"
@@ -66,32 +66,35 @@ class DualLoop {
   // Leaves the predictions of w behind for a pullback at the same w, made again unless `known`; g is not written without
   // `wanted`.
   PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
-    const Index stride = stride_, classes = classes_, bias = duals();
+    const Index stride = stride_, beta = duals() + classes_;
+    const T *const bias = w + duals(), *const z0 = z0_;
     if (!known) {
-      team.mix({classes, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
+      team.mix({classes_, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
     }
-    team.for_lanes(rows_.count(), [=, this](Index i) {
-      if (known) {
-        rows_.recall(i, known);
-      } else {
-        predict(i, w);
-      }
-      if (wanted) rows_.residual(i, {g + i, stride});
+    with_classes<Team>(classes_, [&](auto classes) PB_MERGED {
+      team.for_lanes(rows_.count(), [=, this](Index i) PB_MERGED {
+        const auto shifted = [=](Index k, Lane z) PB_MERGED {
+          const Lane score = z + bias[k];
+          return z0 ? score + w[beta] * Team::load(z0 + k * stride + i) : score;
+        };
+        rows_.gradient(i, classes, shifted, known, {wanted ? g + i : nullptr, stride});
+      });
     });
     if (!wanted) return;
     finish(team, g, w, g, false);
-    if (!Team::vanishes(rho_)) add_scaled(team, bias, rho_, w, g);
+    if (!Team::vanishes(rho_)) add_scaled(team, duals(), rho_, w, g);
   }
 
   // w_bar += (gradient map)^T v, given the gradient just taken at w; adds the cotangents of the data.
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
     const Index stride = stride_, classes = classes_, bias = duals(), n = rows_.count();
     T* const u = work_;
-    team.for_lanes(n, [=, this](Index i) {
-      const Row<Team> row{u + i, stride};
-      const ConstRow<Team> cotangent{v + i, stride};
-      for (Index k = 0; k < classes; ++k) row.set(k, cotangent[k] + v[bias + k]);
-      rows_.pullback(i, row);
+    with_classes<Team>(classes, [&](auto count) PB_MERGED {
+      team.for_lanes(n, [=, this](Index i) PB_MERGED {
+        const ConstRow<Team> cotangent{v + i, stride};
+        const auto shifted = [=](Index k, Lane) PB_MERGED { return cotangent[k] + v[bias + k]; };
+        rows_.pullback(i, count, {u + i, stride}, shifted);
+      });
     });
     team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
     finish(team, u, v, w_bar, true);
@@ -113,17 +116,6 @@ class DualLoop {
 
  private:
   PB_HD Index duals() const { return classes_ * stride_; }
-
-  // The scores of rows i.., which are K A so far, become predictions.
-  PB_HD void predict(Index i, const T* w) const {
-    const T* const tail = w + duals();
-    const Row<Team> z = rows_.scores(i);
-    for (Index k = 0; k < classes_; ++k) {
-      const Lane shifted = z[k] + tail[k];
-      z.set(k, z0_ ? shifted + tail[classes_] * Team::load(z0_ + k * stride_ + i) : shifted);
-    }
-    rows_.predict(i);
-  }
 
   // The bias and beta parts of the gradient map (of residuals r at w) and of its pullback (of Z_bar = r at v).
   PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {

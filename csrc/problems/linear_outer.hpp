@@ -4,7 +4,8 @@
 //   logits_bar_i += s_i residual_i E_bar;  W_bar += X^T logits_bar,  X_bar = logits_bar W^T
 //
 // One pass over the features each way: X^T (s residual) is made in the forward half, while a block of rows is in cache,
-// and only scaled by E_bar in the reverse half, which then need not read the features again.
+// and only scaled by E_bar in the reverse half, which then need not read the features again. The forward half leaves it
+// behind, and the s residual of every row: [head | c x stride of rows].
 #pragma once
 
 #include "problems/linear_head.hpp"
@@ -25,27 +26,28 @@ class LinearOuter {
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.query, params.classes, reverse),
         sweep_(arena, params.query.rows, params.features, head_.size()) {
-    residual_ = arena.take<T>(params.classes * rows_.stride());
+    if (reverse) residual_ = arena.take<T>(residuals_size());
     values_ = arena.take<T>(rows_.stride());
   }
 
+  // Scalars of what forward() leaves.
+  PB_HD Index left_size() const { return head_.size() + residuals_size(); }
+
   PB_HD void load(const Team& team, Index task) {
-    team.for_each(1, [=, this](Index) {
-      task_ = task;
-      x_ = params_.query.x.matrix(task);
-    });
+    locate(team, task);
     rows_.clear(team);
     load_rows(team, params_.query, task, params_.classes, rows_.buffers());
   }
 
-  // Writes logits and loss of the task, and d loss / d model to head_bar unless that is null.
-  PB_HD void forward(const Team& team, const T* head, T* head_bar) const {
+  // Writes logits and loss of the task, and to `left` what reverse() needs, unless that is null.
+  PB_HD void forward(const Team& team, const T* head, T* left) const {
     const Index stride = rows_.stride();
     const Matrix<T> logits = params_.logits.matrix(task_);
-    const bool wanted = head_bar != nullptr;
+    const bool wanted = left != nullptr;
+    T* const residuals = wanted ? left + head_.size() : nullptr;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x{x_[first], x_.row};
-      T *const scores = rows_.scores() + first, *const residual = residual_ + first;
+      T *const scores = rows_.scores() + first, *const residual = residuals + first;
       head_.scores(member, head, x, rows, scores, stride);
       shift(member, rows, head_.bias(head), scores, {logits[first], logits.row});
       member.for_lanes(rows, [=, this](Index i) {
@@ -55,29 +57,41 @@ class LinearOuter {
       // This block comes out of a cache, scores() has just read it: the block after the next can be fetched meanwhile.
       if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, 2 * rows * x.row);
     });
-    if (wanted) sweep_.collect(team, head_bar, false);
+    if (wanted) sweep_.collect(team, left, false);
     T total[1];
     team.template reduce<1>(rows_.count(), total,
                             [=, this](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values_ + i); });
     team.for_each(1, [=, this](Index) { params_.loss[task_] = total[0]; });
   }
 
-  // head_bar += the cotangent of the model, given the one that forward() left; writes those of the data.
-  PB_HD void reverse(const Team& team, const T* head, const T* unit_bar, T* head_bar) const {
+  // head_bar += the cotangent of the model, given what forward() left; writes those of the data. Instead of load().
+  PB_HD void reverse(const Team& team, Index task, const T* head, const T* left, T* head_bar) {
+    const bool of_rows =
+        params_.query.weights_bar || params_.query.targets_bar;  // which the residuals do not tell
+    of_rows ? load(team, task) : locate(team, task);
     const Index stride = rows_.stride(), classes = params_.classes;
     const Matrix<const T> logits = params_.logits_final.matrix(task_),
                           extra = params_.logits_bar.matrix(task_);
     const Matrix<T> x_bar = params_.query.x_bar.matrix(task_);
     const T bar = params_.loss_bar ? params_.loss_bar[task_] : T(0);
+    const T* const residuals = left + head_.size();
     const Index features = params_.tasks * params_.query.rows * params_.features;
     const bool stream = features * static_cast<Index>(sizeof(T)) >= kStreamBytes;
-    if (!extra) add_scaled(team, head_.size(), bar, unit_bar, head_bar);
-    if (!extra && !x_bar && !params_.query.weights_bar && !params_.query.targets_bar) return;
+    if (!extra) add_scaled(team, head_.size(), bar, left, head_bar);
+    if (!extra && !x_bar && !of_rows) return;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       T *const scores = rows_.scores() + first, *const bars = residual_ + first;
-      transpose(member, rows, classes, {logits[first], logits.row}, {scores, stride});
-      member.for_lanes(rows,
-                       [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
+      if (of_rows) {
+        transpose(member, rows, classes, {logits[first], logits.row}, {scores, stride});
+        member.for_lanes(rows,
+                         [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
+      } else {
+        member.for_lanes(rows, [=](Index i) {
+          const ConstRow<Team> residual{residuals + first + i, stride};
+          const Row<Team> out{bars + i, stride};
+          for (Index k = 0; k < classes; ++k) out.set(k, bar * residual[k]);
+        });
+      }
       if (extra) {
         member.for_pairs(rows, classes,
                          [=](Index i, Index k) { bars[k * stride + i] += extra[first + i][k]; });
@@ -86,10 +100,19 @@ class LinearOuter {
       if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false, stream);
     });
     if (extra) sweep_.collect(team, head_bar, true);
-    store_rows(team, params_.query, task_, params_.classes, rows_.buffers());
+    if (of_rows) store_rows(team, params_.query, task_, params_.classes, rows_.buffers());
   }
 
  private:
+  PB_HD Index residuals_size() const { return params_.classes * rows_.stride(); }
+
+  PB_HD void locate(const Team& team, Index task) {
+    team.for_each(1, [=, this](Index) {
+      task_ = task;
+      x_ = params_.query.x.matrix(task);
+    });
+  }
+
   // scores += bias, and the same to the logits, which are [rows, classes].
   template <class Member>
   PB_HD void shift(const Member& member, Index rows, const T* bias, T* scores, Matrix<T> logits) const {
@@ -114,7 +137,7 @@ class LinearOuter {
   LinearSweep<Team> sweep_;
   Index task_ = 0;
   Matrix<const T> x_;
-  T *residual_, *values_;
+  T *residual_ = nullptr, *values_;
 };
 
 }  // namespace pb::inline PB_ISA

@@ -60,9 +60,9 @@ struct LinearParams : UnrollParams {
   Precision precision = Precision::kFp32;  // of the products that Shape::rounded names; CUDA, float
   bool poison = false;                     // tests: fill fresh scratch with NaN
 
-  // Scalars of the trajectory that belong to one task, given those of a slot and of a model.
-  PB_HD Index tape_size(Index slot, Index head) const {
-    return (this->slots + 1) * slot + (query.rows > 0 && this->reversible() ? head : 0);
+  // Scalars of the trajectory that belong to one task, given those of a slot and of what the outer objective leaves.
+  PB_HD Index tape_size(Index slot, Index left) const {
+    return (this->slots + 1) * slot + (query.rows > 0 && this->reversible() ? left : 0);
   }
 };
 

@@ -78,19 +78,14 @@ class LinearPrimal {
   // `wanted`.
   PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
     const Index stride = rows_.stride();
+    const T* const bias = head_.bias(w);
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const bool read = !known || wanted;
       const Matrix<const T> x = read ? sweep_.near(member, x_, cut_, first, rows) : Matrix<const T>{};
       if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
-        if (known) {
-          rows_.recall(first + i, known);
-        } else {
-          const Row<Team> z = rows_.scores(first + i);
-          for (Index k = 0; k < params_.classes; ++k) z.set(k, z[k] + head_.bias(w)[k]);
-          rows_.predict(first + i);
-        }
-        rows_.residual(first + i, {residual_ + first + i, stride});
+        const auto shifted = [=](Index k, Lane z) { return z + bias[k]; };
+        rows_.gradient(first + i, params_.classes, shifted, known, {residual_ + first + i, stride});
       });
       if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial, true);
     });
@@ -102,14 +97,14 @@ class LinearPrimal {
   // w_bar += H v, given the gradient just taken at w; adds the mixed derivatives to the cotangents of the data.
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
     const Index stride = rows_.stride();
+    const T* const bias = head_.bias(v);
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x = sweep_.near(member, x_, cut_, first, rows);
       T* const u = work_ + first;
       head_.scores(member, v, x, rows, u, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
-        const Row<Team> row{u + i, stride};
-        for (Index k = 0; k < params_.classes; ++k) row.set(k, row[k] + head_.bias(v)[k]);
-        rows_.pullback(first + i, row);
+        const auto shifted = [=](Index k, Lane z) { return z + bias[k]; };
+        rows_.pullback(first + i, params_.classes, {u + i, stride}, shifted);
       });
       head_.gather(member, u, stride, x, rows, partial, true);
       if (x_bar_) {

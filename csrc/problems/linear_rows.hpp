@@ -15,16 +15,17 @@ namespace pb::inline PB_ISA {
 
 // s residual(P, y) of one row into out.
 template <class Loss, class Team>
-PB_HD void weighted_residual(ConstRow<Team> p, ConstRow<Team> y, typename Team::Lane s,
-                             typename Team::Lane sigma, Row<Team> out, Index classes) {
+PB_HD PB_MERGED inline void weighted_residual(ConstRow<Team> p, ConstRow<Team> y, typename Team::Lane s,
+                                              typename Team::Lane sigma, Row<Team> out, Index classes) {
   for (Index k = 0; k < classes; ++k) out.set(k, s * Loss::residual(p[k], y[k], sigma));
 }
 
 // <residual, u> of one row: what a cotangent u of its weighted residual sends to s. To be summed before it meets the sum
 // over all steps, which is much larger.
 template <class Loss, class Team>
-PB_HD typename Team::Lane residual_product(ConstRow<Team> p, ConstRow<Team> y, typename Team::Lane sigma,
-                                           ConstRow<Team> u, Index classes) {
+PB_HD PB_MERGED inline typename Team::Lane residual_product(ConstRow<Team> p, ConstRow<Team> y,
+                                                            typename Team::Lane sigma, ConstRow<Team> u,
+                                                            Index classes) {
   typename Team::Lane sum{};
   for (Index k = 0; k < classes; ++k) sum += Loss::residual(p[k], y[k], sigma) * u[k];
   return sum;
@@ -58,13 +59,6 @@ class LinearRows {
   PB_HD Row<Team> scores(Index i) const { return {scores_ + i, stride_}; }
   PB_HD Index scores_size() const { return classes_ * stride_; }
 
-  // The predictions of rows i.., made before.
-  PB_HD void recall(Index i, const T* predictions) const {
-    for (Index k = 0; k < classes_; ++k) {
-      Team::store(scores_ + k * stride_ + i, Team::load(predictions + k * stride_ + i));
-    }
-  }
-
   // Zeroes the cotangents; padding of the scores becomes finite.
   PB_HD void clear(const Team& team) const {
     fill_zero(team, scores_, classes_ * stride_);
@@ -75,21 +69,42 @@ class LinearRows {
   PB_HD void predict(Index i) const { Loss::template predict<Team>(scores(i), classes_); }
 
   // R of rows i.. into out (after predict).
-  PB_HD void residual(Index i, Row<Team> out) const {
-    const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
-    weighted_residual<Loss, Team>(scores(i), targets(i), s, sigma, out, classes_);
+  PB_HD void residual(Index i, Row<Team> out) const { residual(i, classes_, scores(i), out); }
+
+  // Predictions of rows i.. and, unless out is null, their R: from scores z_k, shifted(k, z_k) first, or from what is `known`
+  // of the predictions. `classes`, here and below, as with_classes() tells it.
+  template <class Count, class F>
+  PB_HD PB_MERGED void gradient(Index i, Count classes, F&& shifted, const T* known, Row<Team> out) const {
+    on_row(scores(i), classes, [&](Row<Team> z) PB_MERGED {
+      if (known) {
+        for (Index k = 0; k < classes; ++k) z.set(k, Team::load(known + k * stride_ + i));
+      } else {
+        for (Index k = 0; k < classes; ++k) z.set(k, shifted(k, z[k]));
+        Loss::template predict<Team>(z, classes);
+      }
+      if (out.data) residual(i, classes, z, out);
+    });
   }
 
-  // Cotangent U of R -> cotangent of Z, in place; accumulates those of weights and targets (after predict).
-  PB_HD void pullback(Index i, Row<Team> u) const {
+  // Cotangent U of R, shifted(k, u_k) first -> cotangent of Z, in place; accumulates those of weights and targets (after
+  // predict).
+  template <class Count, class F>
+  PB_HD PB_MERGED void pullback(Index i, Count classes, Row<Team> row, F&& shifted) const {
     const Row<Team> p = scores(i), y = targets(i);
     const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
-    if (scale_bar_) {
-      const Lane step = residual_product<Loss, Team>(p, y, sigma, u, classes_);
-      Team::store(scale_bar_ + i, Team::load(scale_bar_ + i) + step);
-    }
-    if (targets_bar_) Loss::template target_cotangent<Team>(p, u, s, targets_bar(i), classes_);
-    Loss::template curvature<Team>(p, u, s, sigma, u, classes_);
+    on_row(row, classes, [&](Row<Team> u) PB_MERGED {
+      for (Index k = 0; k < classes; ++k) u.set(k, shifted(k, u[k]));
+      if (scale_bar_) {
+        const Lane step = residual_product<Loss, Team>(p, y, sigma, u, classes);
+        Team::store(scale_bar_ + i, Team::load(scale_bar_ + i) + step);
+      }
+      if (targets_bar_) Loss::template target_cotangent<Team>(p, u, s, targets_bar(i), classes);
+      Loss::template curvature<Team>(p, u, s, sigma, u, classes);
+    });
+  }
+
+  PB_HD void pullback(Index i, Row<Team> u) const {
+    pullback(i, classes_, u, [](Index, Lane x) { return x; });
   }
 
   // Outer objective: s * value of rows i..; the scores become predictions.
@@ -112,6 +127,12 @@ class LinearRows {
   }
 
  private:
+  template <class Count>
+  PB_HD PB_MERGED void residual(Index i, Count classes, ConstRow<Team> p, Row<Team> out) const {
+    const Lane s = Team::load(scale_ + i), sigma = Team::load(sigma_ + i);
+    weighted_residual<Loss, Team>(p, targets(i), s, sigma, out, classes);
+  }
+
   PB_HD Row<Team> targets(Index i) const { return {targets_ + i, stride_}; }
   PB_HD Row<Team> targets_bar(Index i) const { return {targets_bar_ + i, stride_}; }
 

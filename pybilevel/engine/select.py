@@ -19,9 +19,9 @@ GRID_WORK = 1 << 20
 FEW_TASKS = 8
 """With this many tasks or more, a thread per task keeps all threads busy."""
 
-LANE_ROWS, LANE_PACKS = 32, 4
+LANE_ROWS, LANE_PACKS = 25, 8
 """Examples up to which a task per SIMD lane is no slower than a pack of rows, given that many packs of tasks at least,
-to have something for every thread. Measured on one core (8 lanes, `python -m benchmarks.coordinates`): 1.7 times as
+two of which run side by side, to have something for every thread. Measured on one core (8 lanes, `python -m benchmarks.coordinates`): 1.7 times as
 fast for n = 5, 1.2 for n = 16 and 25, the same for n = 32. The number of threads may not decide: the two do not round
 alike."""
 

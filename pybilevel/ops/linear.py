@@ -26,6 +26,9 @@ from pybilevel.ops.node import LinearResults, Operators, register
 PACK_BYTES = int(_C.pack_bytes())
 """Bytes of a SIMD pack of the CPU kernels in use."""
 
+PAIR = 2
+"""Packs of tasks that the regime "lanes" runs side by side (csrc/cpu/twin.hpp)."""
+
 LINEAR = Operators(
     torch.ops.pybilevel.linear_unroll.default,
     torch.ops.pybilevel.linear_unroll_backward.default,
@@ -73,10 +76,11 @@ def predictions_size(x: Tensor, classes: int, coordinates: str, regime: str) -> 
     return classes * _round_up(x.shape[1], 1 if regime == "lanes" else lanes(x))
 
 
-def model_size(x: Tensor, classes: int) -> int:
-    """Scalars of one model as the kernels hold it, padding included."""
+def left_size(x: Tensor, classes: int, queries: int) -> int:
+    """Scalars that the outer objective leaves of one task: a model's cotangent and the residuals, padding included."""
     unit = lanes(x)
-    return _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
+    model = _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
+    return model + classes * _round_up(queries, unit)
 
 
 def reversible(steps: int, reversed: int) -> bool:
@@ -85,8 +89,8 @@ def reversible(steps: int, reversed: int) -> bool:
 
 
 def padded_tasks(x: Tensor, regime: str) -> int:
-    """How many tasks a trajectory has room for: in the regime "lanes" whole packs."""
-    return _round_up(x.shape[0], lanes(x)) if regime == "lanes" else x.shape[0]
+    """How many tasks a trajectory has room for: in the regime "lanes" whole pairs of packs."""
+    return _round_up(x.shape[0], PAIR * lanes(x)) if regime == "lanes" else x.shape[0]
 
 
 def _round_up(n: int, unit: int) -> int:
@@ -132,7 +136,7 @@ def _fake(
     state = state_size(x, classes, bias, coordinates, regime, buffers)
     if keep:
         state += predictions_size(x, classes, coordinates, regime)
-    left = 0 if query_x is None or not reversible(steps, reversed) else model_size(x, classes)
+    left = 0 if query_x is None or not reversible(steps, reversed) else left_size(x, classes, queries)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(buffers, tasks, rows, classes),

@@ -9,12 +9,12 @@ from linear_cases import OBJECTIVES, PAIRS, ROWS, Built, Case, forced, fused
 from tolerance import relative_error
 
 import pybilevel as pb
-from pybilevel.ops.linear import PACK_BYTES
+from pybilevel.ops.linear import PACK_BYTES, PAIR
 
 LANES = [row for row in ROWS if row[2] == "lanes"]
-PACK = PACK_BYTES // 8
+PACK = PAIR * PACK_BYTES // 8
 TASKS = 2 * PACK + 3
-"""Two packs of float64 and a third one that is not full; in float32 one pack, and a second one that is not full."""
+"""Two pairs of packs of float64 and a third one that is not full; in float32 one, and a second that is not full."""
 
 CLOSE = 1e-13
 

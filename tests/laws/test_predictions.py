@@ -12,7 +12,7 @@ import pybilevel as pb
 from pybilevel.engine import fused as engine
 from pybilevel.engine.layout import Layout, Storage
 from pybilevel.ops import linear_unroll, padded_tasks, predictions_size, state_size
-from pybilevel.ops.linear import LINEAR, model_size
+from pybilevel.ops.linear import LINEAR, left_size
 
 NAMES = [argument.name for argument in LINEAR.forward._schema.arguments]
 
@@ -68,7 +68,7 @@ def test_nor_where_the_plan_is_truncated(way, truncate):
 @pytest.mark.parametrize("objective", ["state", "ho"])
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_only_a_call_that_can_be_reversed_leaves_anything(row, objective):
-    """States with their predictions, and behind them the cotangent of a model where there is an outer objective."""
+    """States with their predictions, and behind them what the outer objective leaves."""
     case = case_of((*row, USUAL[row[-1]]), steps=4, objective=objective)
     with forced(row[2]), mock.patch.object(engine, "linear_unroll", wraps=engine.linear_unroll) as unroll:
         built = Built(case, case.inputs())
@@ -82,6 +82,6 @@ def test_only_a_call_that_can_be_reversed_leaves_anything(row, objective):
     x, coordinates, regime = (arguments[name] for name in ("x", "coordinates", "regime"))
     state = state_size(x, case.c, case.bias, coordinates, regime, arguments["buffers"])
     slot = state + predictions_size(x, case.c, coordinates, regime)
-    model = model_size(x, case.c) if objective == "ho" else 0
+    left = left_size(x, case.c, case.m) if objective == "ho" else 0
     tasks = padded_tasks(x, regime)
-    assert found == [(tasks, 4 * slot + model), (tasks, state)]
+    assert found == [(tasks, 4 * slot + left), (tasks, state)]

@@ -1,0 +1,67 @@
+// Two packs as one scalar of twice as many lanes. What is done to the second does not wait for the first: a recurrence,
+// whose operations each wait for the one before, keeps the machine twice as busy.
+#pragma once
+
+#include "cpu/pack.hpp"
+
+namespace pb::inline PB_ISA {
+
+template <class T>
+struct Twin {
+  static constexpr Index lanes = 2 * PackOf<T>::lanes;
+  Pack<T> pack[2] = {};
+
+  T lane(Index i) const { return pack[i / PackOf<T>::lanes][i % PackOf<T>::lanes]; }
+  void set_lane(Index i, T x) { pack[i / PackOf<T>::lanes][i % PackOf<T>::lanes] = x; }
+};
+
+#define PB_TWIN_OPERATOR(op)                                   \
+  template <class T>                                           \
+  PB_INLINE Twin<T> operator op(Twin<T> a, Twin<T> b) {        \
+    return {{a.pack[0] op b.pack[0], a.pack[1] op b.pack[1]}}; \
+  }                                                            \
+  template <class T>                                           \
+  PB_INLINE Twin<T> operator op(T a, Twin<T> b) {              \
+    return {{a op b.pack[0], a op b.pack[1]}};                 \
+  }
+PB_TWIN_OPERATOR(+)
+PB_TWIN_OPERATOR(-)
+PB_TWIN_OPERATOR(*)
+PB_TWIN_OPERATOR(/)
+#undef PB_TWIN_OPERATOR
+
+template <class T>
+PB_INLINE Twin<T> operator-(Twin<T> a) {
+  return {{-a.pack[0], -a.pack[1]}};
+}
+template <class T>
+PB_INLINE Twin<T>& operator+=(Twin<T>& a, Twin<T> b) {
+  return a = a + b;
+}
+template <class T>
+PB_INLINE Twin<T>& operator-=(Twin<T>& a, Twin<T> b) {
+  return a = a - b;
+}
+template <class T>
+PB_INLINE Twin<T> larger(Twin<T> a, Twin<T> b) {
+  return {{larger(a.pack[0], b.pack[0]), larger(a.pack[1], b.pack[1])}};
+}
+template <class T>
+PB_INLINE Twin<T> exponential(Twin<T> x) {
+  return {{exponential(x.pack[0]), exponential(x.pack[1])}};
+}
+template <class T>
+PB_INLINE Twin<T> logarithm(Twin<T> x) {
+  return {{logarithm(x.pack[0]), logarithm(x.pack[1])}};
+}
+template <class T>
+PB_INLINE Twin<T> square_root(Twin<T> x) {
+  return {{square_root(x.pack[0]), square_root(x.pack[1])}};
+}
+template <class T>
+PB_INLINE Twin<T> multiply_add(Twin<T> a, Twin<T> b, Twin<T> c) {
+  return {
+      {multiply_add<T>(a.pack[0], b.pack[0], c.pack[0]), multiply_add<T>(a.pack[1], b.pack[1], c.pack[1])}};
+}
+
+}  // namespace pb::inline PB_ISA
