@@ -87,6 +87,7 @@ struct Lanes : OneThread {
 
   // p[0 .. n) will be read soon.
   static void fetch(Index n, const Scalar* p) {
+#pragma GCC unroll 4
     for (Index i = 0; i < n; ++i) __builtin_prefetch(p + i);  // a cache line each
   }
 

@@ -48,6 +48,7 @@ class DualLoop {
     team.for_each(1, [=, this](Index) {
       rho_ = l2[0];
       rho_bar_ = T{};
+      regularised_ = !Team::vanishes(rho_);
     });
     rows_.clear(team);
     if (!reverse) return;
@@ -82,7 +83,7 @@ class DualLoop {
     });
     if (!wanted) return;
     finish(team, g, w, g, false);
-    if (!Team::vanishes(rho_)) add_scaled(team, duals(), rho_, w, g);
+    if (regularised_) add_scaled(team, duals(), rho_, w, g);
   }
 
   // w_bar += (gradient map)^T v, given the gradient just taken at w; adds the cotangents of the data.
@@ -98,7 +99,7 @@ class DualLoop {
     });
     team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
     finish(team, u, v, w_bar, true);
-    if (!Team::vanishes(rho_)) add_scaled(team, bias, rho_, v, w_bar);
+    if (regularised_) add_scaled(team, bias, rho_, v, w_bar);
     if (gram_bar_) team.mix({n, stride, classes, true}, {u, 1, stride}, {w, stride}, {gram_bar_, stride});
     if (wants_rho_bar_) {
       const T sum = inner(team, bias, v, w);
@@ -136,7 +137,7 @@ class DualLoop {
 
   LinearRows<Team, Loss> rows_;
   Index stride_, classes_;
-  bool has_bias_, wants_rho_bar_;
+  bool has_bias_, wants_rho_bar_, regularised_ = false;
   T rho_{}, rho_bar_{};
   T *gram_, *work_;
   T *z0_ = nullptr, *gram_bar_ = nullptr, *z0_bar_ = nullptr;
