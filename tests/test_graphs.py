@@ -10,7 +10,7 @@ from torch import nn
 
 import pybilevel as pb
 from pybilevel.engine.formulas import SAME
-from pybilevel.ops import graph_leaves
+from pybilevel.ops import graph_leaves, plain_graph
 
 STEPS = 6
 KEPT = "the graph of every step is kept"
@@ -77,6 +77,40 @@ def test_learnable_batches(form):
     batches = (x, y, plain) if form == "stacked" else parts
     inputs = {"w0": w0["w"], "h": h, "x": x, "y": y}
     assert_same_bits(loss, w0, h, inputs, batches=batches, optimizer=pb.Adam(leaf(low=0.05), eps=1e-3))
+
+
+@pytest.mark.parametrize("wanted", ["all", "rates"])
+def test_a_value_a_parameter(wanted):
+    """Steps in torch operations: constant and per step, with buffers that depend on them."""
+    w0 = {"a": leaf(4, 3), "b": leaf(3)}
+    h = leaf(5, 4)
+    rates = {"a": leaf(STEPS, 4, 3, low=0.05), "b": leaf(low=0.05)}
+    decay = {"a": leaf(4, 3, low=0.1), "b": 0.1}
+
+    def loss(w, h):
+        return (h @ w["a"] + w["b"]).tanh().square().sum()
+
+    solver = pb.SGD(rates, momentum=0.7, weight_decay=decay)
+    inputs = {"rates": rates["a"], "rate": rates["b"], "decay": decay["a"]}
+    if wanted == "all":
+        inputs |= {"a": w0["a"], "b": w0["b"], "h": h}
+    else:
+        w0, h = {name: x.detach() for name, x in w0.items()}, h.detach()
+    assert_same_bits(loss, w0, h, inputs, optimizer=solver)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_tasks_of_a_network(name):
+    w0 = {"a": leaf(4, 3), "b": leaf(3)}
+    h, momentum = leaf(2, 5, 4), torch.tensor([[0.5], [0.7]], dtype=torch.float64, requires_grad=True)
+    rates = leaf(2, STEPS, low=0.05)
+    solver = pb.SGD(rates, momentum) if name == "sgd" else pb.Adam(rates, eps=1e-3)
+
+    def loss(w, h):
+        return (h @ w["a"] + w["b"]).tanh().square().sum()
+
+    inputs = {**w0, "h": h, "rates": rates} | ({"momentum": momentum} if name == "sgd" else {})
+    assert_same_bits(loss, w0, h, inputs, optimizer=solver, in_dims=(None, 0))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -249,3 +283,11 @@ def test_leaves_and_kinds_of_a_graph():
     assert [id(t) for t in foreign] == [id(own)]
     assert sorted(kinds) == ["AddBackward0", "MulBackward0", "SumBackward0", "custom"]
     assert graph_leaves(torch.ones(()), []) == ([], [])
+
+
+def test_a_plain_graph_has_no_leaf_but_ones_own_and_no_custom_function():
+    x, own = leaf(3), leaf(3)
+    inner = x.exp()
+    assert plain_graph((inner * own).cos().sum(), [inner, own]) and plain_graph(torch.ones(()), [])
+    assert not plain_graph((inner * own).sum(), [inner]) and not plain_graph((inner * own).sum(), [own])
+    assert not plain_graph(Square.apply(own).sum(), [own])

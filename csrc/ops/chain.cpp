@@ -87,15 +87,6 @@ Tensors outputs_of(const c10::intrusive_ptr<StepNode>& node, const Tensors& tens
   return after;
 }
 
-// Whether nothing but `own` carries gradients into the value, and no custom function is in between.
-bool is_plain(const Tensor& value, const Tensors& own) {
-  bool plain = true;
-  walk_graph(
-      value, own, [&](const Tensor&) { plain = false; },
-      [&](const torch::autograd::Node& node) { plain = plain && !made_by_python(node); });
-  return plain;
-}
-
 std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, at::TensorList known,
                                      const Settings& settings, std::string_view optimizer, Index flags,
                                      Index start, Index leaves, const Tensor& record, Index t,
@@ -106,7 +97,7 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
   const Tensors w = state.slice(0, n).vec();
   Tensors own = w;
   own.insert(own.end(), known.begin(), known.end());
-  const bool plain = is_plain(value, own);
+  const bool plain = plain_graph(value, own);
   Tensors tensors = w;
   for (Tensor& g : torch::autograd::grad({value}, w, {}, true, true, true)) {
     const Tensor& like = w[tensors.size() - n];

@@ -47,4 +47,13 @@ void walk_graph(const at::Tensor& value, at::TensorList own, Leaf&& leaf, Betwee
   }
 }
 
+// Whether nothing but `own` carries gradients into the value, and no custom function is in between.
+inline bool plain_graph(const at::Tensor& value, at::TensorList own) {
+  bool plain = true;
+  walk_graph(
+      value, own, [&](const at::Tensor&) { plain = false; },
+      [&](const torch::autograd::Node& node) { plain = plain && !made_by_python(node); });
+  return plain;
+}
+
 }  // namespace pb

@@ -4,7 +4,7 @@ Autograd runs the youngest node first, so the steps come one after another, and 
 order in which the pullbacks of single steps add it (`curvature.Pull`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Chain:
     Where the first pass through the loss has left its graph, step 0 begins with that.
 
     Args:
-        asked: which of theta ask for gradients.
+        asked: which of theta, then of settings, ask for gradients.
         watched: look for tensors that the first pass did not see.
 
     Time: a gradient a step, and a pullback of all. Memory: the graphs of all steps, until the pullback frees them.
@@ -37,12 +37,13 @@ class Chain:
         asked: Sequence[bool],
         watched: bool,
     ) -> None:
-        self._dynamics, self._native = dynamics, dynamics.native
-        self._start, self._settings, self._watched = start, settings, watched
+        self._dynamics, self._start, self._settings, self._watched = dynamics, start, settings, watched
+        self._links = dynamics.links(start, steps, asked[len(theta) :])
         first = dynamics.first_graph()
         w = [x.detach().requires_grad_() for x in start.w] if first is None else first.w
-        buffers = self._native.differentiable(start)[len(w) :]
+        buffers = self._links.state(start)[len(w) :]
         self._ends = self._state = [*w, *(x.detach().requires_grad_() for x in buffers)]
+        asked = asked[: len(theta)]
         shared = dynamics.gradient_map.theta_leaves(theta, asked) if first is None else first.theta
         self._shared = shared[: len(theta) - dynamics.stacks]
         split = len(self._shared)
@@ -51,23 +52,18 @@ class Chain:
         self._parts = [[x[t].detach().requires_grad_(need) for x, need in batches] for t in range(steps)]
         self._value = None if first is None else first.value
         self._loss = None if batches else dynamics.bound(self._shared)
-        self._counted = self._native.counted(start)
-        self._record = self._native.record(steps, start.w[0])
-        constant = all(x.ndim == 0 for x in settings)
-        self._ordered = self._native.ordered(settings) if constant else None
+        self._constant = all(x.ndim == 0 for x in settings)
         self._t, self._carried = 0, start.carried
 
     def run(self, until: int) -> None:
         """Adds the steps up to, and without, the step `until`."""
-        count, native = len(self._start.w), self._native
+        count = len(self._start.w)
         with held_uncompiled(), torch.enable_grad():
             for t in range(self._t, until):
                 w, theta = self._state[:count], self._shared + self._parts[t]
                 value = tied(self._evaluate(t, w, theta), w)
-                ordered = self._ordered or native.ordered(self._dynamics.at(self._settings, t))
-                self._state, plain = native.chained(
-                    value, self._state, theta, ordered, self._counted, self._record, t
-                )
+                values = self._settings if self._constant else self._dynamics.at(self._settings, t)
+                self._state, plain = self._links.step(t, value, self._state, theta, values)
                 # the first step also tells the kinds of operations
                 if self._watched and not (plain and t):
                     self._dynamics.inspect(value, [*w, *theta])
@@ -76,7 +72,7 @@ class Chain:
     def now(self) -> Iterate:
         """The iterate that the steps made so far have come to, without its graph."""
         state = [x.detach() for x in self._state]
-        return self._native.iterate(self._start, state, self._t, self._carried)
+        return self._links.iterate(state, self._t, self._carried)
 
     def _evaluate(self, t: int, w: Tensors, theta: Tensors) -> Tensor:
         """The loss at step t: what the first pass has left, or evaluated."""
@@ -98,30 +94,38 @@ class Chain:
 
         `wanted`: of each of these, in the order of the inputs of the engine's node.
         """
-        states, ends = len(self._start.flat()), self._ends
+        states = len(self._start.flat())
         split = states + len(self._shared)
         stacks = split + self._dynamics.stacks
-        # settings get theirs from the nodes of all steps, which the first iterate hangs on
-        inputs = list(ends) if any(wanted[:states]) or any(wanted[stacks:]) else []
+        pulled = [i for i, need in enumerate(wanted[stacks:]) if need]
+        inputs = list(self._ends) if any(wanted[:states]) or (pulled and self._links.through) else []
         whole = len(inputs)
         inputs += [x for x, need in zip(self._shared, wanted[states:split], strict=True) if need]
         columns = [i for i, need in enumerate(wanted[split:stacks]) if need]
         inputs += [parts[i] for i in columns for parts in self._parts]
-        bars = self._native.differentiable(bar)
-        found = torch.autograd.grad(self._state, inputs, bars, materialize_grads=True)
-        before = self._native.like(self._start, found[:whole]).flat() if whole else [None] * states
+        for i in pulled:
+            inputs += self._links.leaves(i)
+        found = self._differentiated(bar, inputs)
+        before = self._links.before(found[:whole]) if whole else [None] * states
         rest = iter(found[whole:])
         shared = [next(rest) if need else None for need in wanted[states:split]]
         batches = [
             torch.stack([next(rest) for _ in self._parts]) if need else None for need in wanted[split:stacks]
         ]
-        sums = [self._sum_setting(i) if need else None for i, need in enumerate(wanted[stacks:])]
+        sums = [self._summed(i, rest) if need else None for i, need in enumerate(wanted[stacks:])]
         return [*before, *shared, *batches, *sums]
 
-    def _sum_setting(self, i: int) -> Tensor:
+    def _differentiated(self, bar: Iterate, inputs: Tensors) -> Sequence[Tensor]:
+        """The cotangents of `inputs`."""
+        ends = zip(self._state, self._links.state(bar), strict=True)
+        outputs, bars = zip(*((x, x_bar) for x, x_bar in ends if x.requires_grad), strict=True)
+        return torch.autograd.grad(outputs, inputs, bars, materialize_grads=True)
+
+    def _summed(self, i: int, found: Iterator[Tensor]) -> Tensor:
         """The cotangent of a setting from those of its values at all steps, added from the last to the first."""
-        column = self._native.setting_column(self._record, i)
-        total = torch.zeros_like(self._settings[i])
+        links, whole = self._links, self._settings[i]
+        column = links.column(i) if links.through else [next(found) for _ in range(self._t)]
+        total = torch.zeros_like(whole)
         for t in reversed(range(self._t)):
             self._dynamics.place(i, t, total).add_(column[t])
         return total

@@ -11,6 +11,7 @@ from pybilevel.engine.call import Call
 from pybilevel.engine.callbacks import Observer
 from pybilevel.engine.curvature import GradientMap, Inspect, Pull, Push
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
+from pybilevel.engine.links import Links, NativeLinks, TorchLinks
 from pybilevel.engine.losses import Bound, CallableLoss, First
 from pybilevel.engine.native_step import NativeStep
 from pybilevel.engine.problem_loss import ProblemLoss
@@ -207,21 +208,14 @@ class Dynamics:
         return self._loss.one_formula()
 
     def chains(self) -> bool:
-        """Whether steps can be made in one graph, in which a cotangent is what step after step would give, bit by bit.
+        """Whether steps can be made in one graph: then a cotangent is what step after step would give, bit by bit."""
+        return not (self._loss.nested or self._first_order)
 
-        The optimizer's step has to be one node (a native one).
-        """
-        return (
-            self._native is not None
-            and self._native.takes(self.start)
-            and not (self._loss.nested or self._first_order)
-        )
-
-    @property
-    def native(self) -> NativeStep:
-        """The native step of dynamics that can be chained."""
-        assert self._native is not None
-        return self._native
+    def links(self, first: Iterate, steps: int, asked: Sequence[bool]) -> Links:
+        """The optimizer's steps of a chain from its first iterate; `asked`: which settings ask for gradients."""
+        if self._native is not None and self._native.takes(first):
+            return NativeLinks(self._native, first, steps)
+        return TorchLinks(self._step, first, asked)
 
     @property
     def stacks(self) -> int:

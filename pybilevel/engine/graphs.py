@@ -113,9 +113,8 @@ class GraphMachine(Machine):
             self._keep_pulls(observed)
 
     def _keep_chain(self, observed: bool) -> None:
-        asked = self._asked[: self._split]
         self._chain = Chain(
-            self._dynamics, self.steps, self._start, self._theta, self._settings, asked, observed
+            self._dynamics, self.steps, self._start, self._theta, self._settings, self._asked, observed
         )
         self._chain.run(1)
         if observed and self._forgo(self._chain.now):

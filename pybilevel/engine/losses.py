@@ -17,6 +17,7 @@ from pybilevel.engine.loss_checks import check_changed, check_first, check_mutat
 from pybilevel.engine.randomness import Streams
 from pybilevel.engine.tasks import check_batch
 from pybilevel.engine.trees import builder
+from pybilevel.ops import plain_graph
 from pybilevel.problems import ModuleLoss
 
 Bound = Callable[[Sequence[Tensor], Moment], Tensor]
@@ -131,6 +132,8 @@ class CallableLoss:
         """
         # where a compiled loss runs, it still takes the captured tensors themselves
         known = [*leaves, *self._captured] if self._compiled else leaves
+        if self._kinds and plain_graph(value, known):  # kinds are asked of the first step alone
+            return []
         foreign, once, kinds = captures.inspect_graph(value, known)
         self._kinds.update(kinds)
         if foreign:

@@ -19,6 +19,9 @@ def builder(spec: pytree.TreeSpec) -> Build:
     if spec.type is dict and all(child.is_leaf() for child in spec.children()):
         names = tuple(spec.context)
         return lambda leaves: dict(zip(names, leaves, strict=True))
+    if spec.type in (list, tuple) and all(child.is_leaf() for child in spec.children()):
+        kind, places = spec.type, range(spec.num_leaves)
+        return lambda leaves: kind([x for _, x in zip(places, leaves, strict=True)])
     return lambda leaves: pytree.tree_unflatten(leaves, spec)
 
 

@@ -1,7 +1,7 @@
 """Thin calls of the native operators, with their fake and autograd registrations."""
 
 from pybilevel.ops.chain import chain_step
-from pybilevel.ops.graph import graph_leaves
+from pybilevel.ops.graph import graph_leaves, plain_graph
 from pybilevel.ops.linear import (
     lanes,
     linear_scratch_bytes,
@@ -35,6 +35,7 @@ __all__ = [
     "optimizer_step",
     "padded_tasks",
     "parameters_size",
+    "plain_graph",
     "predictions_size",
     "state_size",
 ]
