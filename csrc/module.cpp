@@ -8,6 +8,7 @@
 #include "driver/any_optimizer.hpp"
 #include "driver/linear_variant.hpp"
 #include "driver/mlp_variant.hpp"
+#include "ops/twice.hpp"
 
 namespace py = pybind11;
 
@@ -91,5 +92,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &pb::build_info, "Versions, instruction sets and CUDA state of this build.");
   m.def("pack_bytes", &pb::pack_bytes, "Bytes of a SIMD pack of the CPU kernels in use.");
   m.def("registry", &pb::registry, "The problems and optimizers with native kernels.");
+  m.attr("DIFFERENTIATED_TWICE") = pb::kDifferentiatedTwice;
   pb::bind_plans(m);
 }

@@ -11,6 +11,9 @@ def pack_bytes() -> int:
 def registry() -> dict[str, Any]:
     """The rows of registry.def: "problems" [(loss, coordinates)], "activations", "optimizers" {name: description}."""
 
+DIFFERENTIATED_TWICE: str
+"""What is said to whoever differentiates a hypergradient."""
+
 # csrc/core/plan.hpp and plan_machine.hpp. A plan is a bytearray of ops, integers
 # code | operand << 3 of 32 bits.
 

@@ -154,20 +154,20 @@ ERRORS = {
 def test_the_operator_checks_what_it_is_given(case):
     name, change, error, text = ERRORS[case]
     with pytest.raises(error, match=text):
-        linear_unroll(*changed(name, change))
+        OP(*changed(name, change))
 
 
 def test_dual_coordinates_refuse_what_they_cannot_hold():
     given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
     for more in ({"buffers0": given["w0"][None]}, {"reversed": 1}):
         with pytest.raises(ValueError, match="dual coordinates take no initial velocity and no truncation"):
-            linear_unroll(*(given | more).values())
+            OP(*(given | more).values())
 
 
 def test_only_primal_coordinates_take_a_step_that_is_not_linear():
     case = Case(optimizer="adam", variant="plain")
     with pytest.raises(ValueError, match="dual coordinates are not for the optimizer adam"):
-        linear_unroll(*arguments(case, coordinates="dual"))
+        OP(*arguments(case, coordinates="dual"))
 
 
 def test_a_plan_that_is_not_one_is_refused():
@@ -176,10 +176,10 @@ def test_a_plan_that_is_not_one_is_refused():
     wrong = [encode(code, 99) for code in (Code.SAVE, Code.LOAD, Code.ADVANCE)] + [encode(Code.UNDO, 1)]
     for plan in wrong:
         with pytest.raises((ValueError, IndexError)):
-            linear_unroll(*(named | {"plan": torch.tensor([plan], dtype=torch.int32)}).values())
+            OP(*(named | {"plan": torch.tensor([plan], dtype=torch.int32)}).values())
     for plan in (named["plan"].long(), named["plan"][None], named["plan"].repeat(2)[::2]):
         with pytest.raises(ValueError, match="plan must be a contiguous int32 tensor"):
-            linear_unroll(*(named | {"plan": plan}).values())
+            OP(*(named | {"plan": plan}).values())
 
 
 @pytest.mark.parametrize("coordinates", WAYS)

@@ -106,9 +106,14 @@ class LinearCall {
     } else {
       data.targets = rows_of<const T>(keep(y));
     }
-    const at::Tensor one = weights ? *weights : at::ones({1, 1}, x.options()).expand({x.size(0), x.size(1)});
-    data.weights = rows_of<const T>(keep(one));
+    data.weights = weights ? rows_of<const T>(keep(*weights)) : Batch<const T>{one_at(x), 0, 0};
     data.scale = T(scale);
+  }
+
+  // A one where x is.
+  const T* one_at(const at::Tensor& x) {
+    static constexpr T kOne = 1;
+    return x.is_cpu() ? &kOne : keep(at::ones({1}, x.options())).template const_data_ptr<T>();
   }
 
   std::deque<at::Tensor> kept_;
@@ -116,7 +121,8 @@ class LinearCall {
 };
 
 // How many leading arguments of the schema are tensors, and may have cotangents.
-inline constexpr std::size_t kTensors = 9 + kMaxSettings, kW0 = 4, kBuffers0 = 5, kSetting0 = 6;
+inline constexpr std::size_t kTensors = 9 + kMaxSettings, kL2 = 3, kW0 = 4, kBuffers0 = 5, kSetting0 = 6,
+                             kQuery = kSetting0 + kMaxSettings;
 
 // Where the cotangents go, in the order of the schema's tensors.
 template <class T>

@@ -112,28 +112,39 @@ def run(call: Call) -> tuple[Any, State]:
     return w, State(w, buffers, done, call.optimizer.name)
 
 
-def unpack(flat: Tensor, call: Call) -> Any:
-    """Parameters, or a buffer of their size, as the caller has them; as the operators have them, [B, ...]."""
-    if isinstance(call.problem, MLP):
-        return perceptron.part(flat, call.w0, call.problem)
-    assert call.problem is not None
-    return restore(flat, call.problem.tasks)
+def unpack(w: Tensor, call: Call) -> Any:
+    """Parameters, or a buffer of their size, as the caller has them; as `execute` returns them."""
+    return perceptron.part(w, call.w0, call.problem) if isinstance(call.problem, MLP) else w
 
 
 def execute(call: Call, outer: Problem | None) -> LinearResults:
     """Run a call; with the rows of `outer` (its l2 is not looked at) as the outer objective, or without one.
 
-    `outer` is a problem like the inner one.
+    `outer` is a problem like the inner one. Results have the caller's task dimensions, but for w and buffers of a
+    perceptron, see `unpack`.
 
     Raises:
         DivergenceError: on CPU, if an iterate is not finite.
     """
     layout = layout_of(call, outer)
     unroll = mlp_unroll if isinstance(layout, MlpLayout) else linear_unroll
-    results = unroll(*layout.arguments(layout.itinerary()))
-    if results.status.is_cpu and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return _restored(unroll(*layout.arguments(layout.itinerary())), call, outer)
+    results = unroll(*layout.inputs, *layout.constants(layout.itinerary()))
+    if results.status.is_cpu:
         _check_status(results.status)
     return results
+
+
+def _restored(results: LinearResults, call: Call, outer: Problem | None) -> LinearResults:
+    """What an operator returns, with the caller's task dimensions."""
+    tasks, w, buffers = call.tasks, results.w, results.buffers
+    if isinstance(call.problem, LinearProblem):
+        w = restore(w, tasks)
+        buffers = buffers.reshape(len(buffers), *w.shape)
+    loss = results.outer if outer is None else restore(results.outer, tasks)
+    logits = restore(results.logits, tasks)
+    return results._replace(w=w, buffers=buffers, outer=loss, logits=logits)
 
 
 def _check_status(status: Tensor) -> None:

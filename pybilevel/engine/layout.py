@@ -1,6 +1,7 @@
-"""A call on a linear problem in the native operator's terms: flat tasks, coordinates and regime chosen, plan made."""
+"""A call on a linear problem in the native operator's terms: coordinates and regime chosen, plan made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,8 +19,84 @@ from pybilevel.engine.select import (
     normal_rounds_well,
 )
 from pybilevel.methods import Reverse
-from pybilevel.ops import OPTIMIZERS, lanes, linear_scratch_bytes, padded_tasks, predictions_size, state_size
+from pybilevel.ops import (
+    OPTIMIZERS,
+    Features,
+    lanes,
+    linear_scratch_bytes,
+    padded_tasks,
+    predictions_size,
+    state_size,
+)
 from pybilevel.problems import LinearProblem, Problem
+
+W0, BUFFERS0 = 4, 5
+"""The places of initial parameters and buffers among the operator's tensors."""
+
+DESIGNS_KEPT = 1024
+"""How many designs are kept for calls of the same form; one takes about 1 kB."""
+
+
+class Form(NamedTuple):
+    """All that a design depends on: no tensor, no budget, no number of threads.
+
+    Attributes:
+        size: the sizes, tasks flattened.
+        x: what kernels pad to.
+        wanted: what the reverse half is asked for, predictions kept.
+        loss, bias: of the problem.
+        optimizer: the name of the inner optimizer.
+        buffers: how many of the size of w it keeps.
+        carried: whether the first of them starts from a state.
+        truncated: whether the reverse half stops before the first step.
+    """
+
+    size: LinearSize
+    x: Features
+    wanted: Wanted
+    loss: str
+    bias: bool
+    optimizer: str
+    buffers: int
+    carried: bool
+    truncated: bool
+
+
+class Design(NamedTuple):
+    """What is chosen for a form.
+
+    Attributes:
+        coordinates: "primal", "dual" or "normal".
+        excluded: what rules other coordinates out, in words.
+        regime: "tasks", "rows" or "lanes".
+        state_bytes, prediction_bytes: of one state and of the predictions at it, all tasks together.
+    """
+
+    coordinates: Coordinates
+    excluded: Mapping[Coordinates, str]
+    regime: Regime
+    state_bytes: int
+    prediction_bytes: int
+
+
+def make_design(
+    form: Form,
+    coordinates_by: Callable[..., Coordinates],
+    regime_by: Callable[..., Regime],
+) -> Design:
+    """The design of a form by these rules of choice, `choose_coordinates` and `choose_regime` or their like."""
+    size, x = form.size, form.x
+    excluded = _excluded(form)
+    coordinates = coordinates_by(size, form.wanted, excluded)
+    regime = regime_by(size, coordinates, lanes(x))
+    each = padded_tasks(x, regime) * x.element_size()
+    state = state_size(x, size.c, form.bias, coordinates, regime, form.buffers)
+    predictions = predictions_size(x, size.c, coordinates, regime)
+    return Design(coordinates, excluded, regime, each * state, each * predictions)
+
+
+kept_design = lru_cache(DESIGNS_KEPT)(make_design)
+"""`make_design`, remembered: it is a function of its arguments alone."""
 
 
 class Layout(NamedTuple):
@@ -27,49 +104,56 @@ class Layout(NamedTuple):
 
     Attributes:
         call: what was asked for.
-        size: the sizes, tasks flattened.
-        wanted: what the reverse half is asked for, predictions kept.
-        coordinates: "primal" or "dual".
-        excluded: what rules other coordinates out, in words.
-        regime: "tasks", "rows" or "lanes".
-        tensors: the operator's tensors, in the order of its schema.
-        constants: loss, bias, scale, query_scale.
+        outer: the problem whose data are the query set, or None.
+        form, design: what it looks like, and what was chosen for it.
+        inputs: its tensors as the caller has them, in the order of the operator's schema.
         inner: the inner optimizer's name, flags, number of buffers, and steps taken before.
     """
 
     call: Call
-    size: LinearSize
-    wanted: Wanted
-    coordinates: Coordinates
-    excluded: Mapping[Coordinates, str]
-    regime: Regime
-    tensors: tuple[Tensor | None, ...]
-    constants: tuple[str, bool, float, float]
+    outer: LinearProblem | None
+    form: Form
+    design: Design
+    inputs: tuple[Tensor | None, ...]
     inner: tuple[str, int, int, int]
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """ "primal", "dual" or "normal"."""
+        return self.design.coordinates
+
+    @property
+    def regime(self) -> Regime:
+        """ "tasks", "rows" or "lanes"."""
+        return self.design.regime
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The operator's tensors, in the order of its schema."""
+        problem, w0, buffers = self.call.problem, self.inputs[W0], self.inputs[BUFFERS0]
+        assert problem is not None
+        start = None if w0 is None else flatten(w0, problem.tasks), buffers
+        settings = flat_settings(self.call, problem)
+        return *flat_data(problem), flat_l2(problem), *start, *settings, *flat_data(self.outer)
 
     @property
     def why(self) -> str:
         """The reason for the coordinates, in words."""
-        possible = [one for one in COORDINATES if one not in self.excluded]
-        cost = ", ".join(f"{one} {self.size.flops(one, self.wanted):.3g}" for one in possible)
-        reasons = "".join(f"; {reason}" for reason in self.excluded.values())
+        excluded, size = self.design.excluded, self.form.size
+        possible = [one for one in COORDINATES if one not in excluded]
+        cost = ", ".join(f"{one} {size.flops(one, self.form.wanted):.3g}" for one in possible)
+        reasons = "".join(f"; {reason}" for reason in excluded.values())
         return f"{self.coordinates}, by operations: {cost}{reasons}"
 
     @property
     def state_bytes(self) -> int:
         """Bytes of one state, all tasks together."""
-        x, bias, buffers = self.tensors[0], self.constants[1], self.inner[2]
-        assert x is not None
-        scalars = state_size(x, self.size.c, bias, self.coordinates, self.regime, buffers)
-        return padded_tasks(x, self.regime) * scalars * x.element_size()
+        return self.design.state_bytes
 
     @property
     def prediction_bytes(self) -> int:
         """Bytes of the predictions of one state, all tasks together."""
-        x = self.tensors[0]
-        assert x is not None
-        scalars = predictions_size(x, self.size.c, self.coordinates, self.regime)
-        return padded_tasks(x, self.regime) * scalars * x.element_size()
+        return self.design.prediction_bytes
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
         """What the call's memory request buys."""
@@ -79,27 +163,32 @@ class Layout(NamedTuple):
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
-        return linear_scratch_bytes(*self.arguments(one_way(self.size.steps)))
+        return linear_scratch_bytes(*self.arguments(one_way(self.call.steps)))
 
     def flops(self, recomputed: int, kept: bool) -> int:
         """Operations of both halves, with so many steps run again, and predictions kept or made again."""
-        wanted = self.wanted._replace(kept=kept)
-        extra = recomputed * self.size.tasks * self.size.step_flops(self.coordinates)
-        return self.size.flops(self.coordinates, wanted) + extra
+        size, wanted = self.form.size, self.form.wanted._replace(kept=kept)
+        extra = recomputed * size.tasks * size.step_flops(self.coordinates)
+        return size.flops(self.coordinates, wanted) + extra
 
     def itinerary(self) -> Itinerary:
         """The plan that the call's memory request buys; one way only, if nothing wants a gradient."""
-        return self.storage().itinerary(self.size.steps) if self.wanted.reverse else one_way(self.size.steps)
+        steps = self.call.steps
+        return self.storage().itinerary(steps) if self.form.wanted.reverse else one_way(steps)
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
-        loss, bias, scale, query_scale = self.constants
-        optimizer, flags, buffers, start = self.inner
+        return (*self.tensors, *self.constants(itinerary))
+
+    def constants(self, itinerary: Itinerary) -> tuple[Any, ...]:
+        """Those that are no tensors of the call."""
+        problem, form, (optimizer, flags, buffers, start) = self.call.problem, self.form, self.inner
+        assert problem is not None
+        scales = problem.scale, 1.0 if self.outer is None else self.outer.scale
         return (
-            *self.tensors,
-            *(loss, self.coordinates, self.regime, optimizer, self.size.c, bias, scale, query_scale),
+            *(form.loss, self.coordinates, self.regime, optimizer, form.size.c, form.bias, *scales),
             *(flags, buffers, start),
-            *(self.size.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
+            *(self.call.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
             self.call.precision,
         )
 
@@ -109,62 +198,72 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     problem, optimizer = call.problem, call.optimizer
     assert isinstance(problem, LinearProblem)
     native = OPTIMIZERS[optimizer.name]
-    tasks, flags, buffers = (
-        prod(problem.tasks),
-        native.bits(optimizer),
-        native.kept(optimizer, call.settings),
+    flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
+    inputs = given_inputs(call, problem, outer, call.w0, _initial_buffers(call, problem, buffers))
+    tasks, m = prod(problem.tasks), 0 if outer is None else outer.n
+    form = Form(
+        LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps),
+        Features((tasks, problem.n, problem.d), problem.dtype, problem.x.is_cuda),
+        wanted_of(inputs, native.linear, bool(flags)),
+        problem.loss,
+        problem.bias,
+        optimizer.name,
+        buffers,
+        call.state is not None and bool(call.state.buffers[0]),
+        isinstance(call.method, Reverse) and call.method.truncate is not None,
     )
-    m = 0 if outer is None else outer.n
-    size = LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps)
-    excluded = _excluded(call, problem, size, buffers)
-    query = (None, None, None) if outer is None else data_of(outer)
-    start = _start(call, problem, buffers)
-    tensors = (*data_of(problem), *start, *native.ordered(settings_of(call, problem)), *query)
-    wanted = wanted_of(tensors, native.linear, bool(flags))
-    coordinates = choose_coordinates(size, wanted, excluded)
-    return Layout(
-        call,
-        size,
-        wanted,
-        coordinates,
-        excluded,
-        choose_regime(size, coordinates, lanes(problem.x)),
-        tensors,
-        (problem.loss, problem.bias, problem.scale, 1.0 if outer is None else outer.scale),
-        (optimizer.name, flags, buffers, call.start),
-    )
+    # torch.compile looks into what is remembered, and its sizes may be symbols
+    design_of = make_design if torch.compiler.is_compiling() else kept_design
+    design = design_of(form, choose_coordinates, choose_regime)
+    return Layout(call, outer, form, design, inputs, (optimizer.name, flags, buffers, call.start))
 
 
-def wanted_of(tensors: Sequence[Tensor | None], linear: bool, nesterov: bool) -> Wanted:
-    """What autograd will ask for, of tensors in the order of the schema. (`settings`: the gradient.)"""
+def given_inputs(
+    call: Call, problem: Problem, outer: Problem | None, w0: Any, buffers: Tensor | None
+) -> tuple[Any, ...]:
+    """The tensors of a call as the caller has them, in the order of the schema."""
+    query = (None, None, None) if outer is None else (outer.x, outer.y, outer.weights)
+    settings = OPTIMIZERS[call.optimizer.name].ordered(call.settings)
+    return (problem.x, problem.y, problem.weights, problem.penalty, w0, buffers, *settings, *query)
+
+
+def wanted_of(inputs: Sequence[Any], linear: bool, nesterov: bool) -> Wanted:
+    """What autograd will ask for, of inputs in the order of the schema. (`settings`: the gradient.)"""
     if not torch.is_grad_enabled():
         return Wanted(False, False, False, False)
-    needs = [t is not None and t.requires_grad for t in tensors]
+    needs = [needs_gradient(x) for x in inputs]
     return Wanted(
         any(needs), needs[0], needs[0] or needs[2], not linear or needs[6] or (needs[7] and nesterov)
     )
 
 
-def _excluded(call: Call, problem: LinearProblem, size: LinearSize, buffers: int) -> dict[Coordinates, str]:
+def needs_gradient(x: Any) -> bool:
+    """Whether autograd will ask for the gradient of an input: a tensor, a list of them, or None."""
+    if isinstance(x, list):
+        return any(map(needs_gradient, x))
+    return x is not None and x.requires_grad
+
+
+def _excluded(form: Form) -> dict[Coordinates, str]:
     """Which coordinates cannot take the call, or would round worse, and why."""
-    name = call.optimizer.name
+    size, dtype, name, momentum = form.size, form.x.dtype, form.optimizer, form.buffers > 0
     if not OPTIMIZERS[name].linear:
         return {
             "dual": f"dual coordinates need a step that is linear, which that of {name} is not",
             "normal": "normal ones do not have it",
         }
     found: dict[Coordinates, str] = {}
-    if problem.loss != "squared":
+    if form.loss != "squared":
         found["normal"] = "normal coordinates need the squared loss"
-    elif not normal_rounds_well(size, problem.dtype, buffers > 0):
+    elif not normal_rounds_well(size, dtype, momentum):
         found["normal"] = (
             "normal coordinates would round worse (float32, and n < 4 d or many steps with momentum)"
         )
-    if call.state is not None and call.state.buffers[0]:
+    if form.carried:
         found["dual"] = "an initial velocity need not lie in the span of the data"
-    elif isinstance(call.method, Reverse) and call.method.truncate is not None:
+    elif form.truncated:
         found["dual"] = "truncation cuts the graph at a primal point"
-    elif not dual_rounds_well(size, problem.dtype, buffers > 0):
+    elif not dual_rounds_well(size, dtype, momentum):
         found["dual"] = "dual coordinates would round worse (float32, many steps, n > d/2)"
     return found
 
@@ -179,8 +278,10 @@ def restore(tensor: Tensor, tasks: tuple[int, ...]) -> Tensor:
     return tensor if len(tasks) == 1 else tensor.reshape((*tasks, *tensor.shape[1:]))
 
 
-def data_of(problem: Problem) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [B, n, d], y [B, n] or [B, n, c], weights [B, n] with the task dimensions flattened."""
+def flat_data(problem: Problem | None) -> tuple[Tensor | None, ...]:
+    """x [B, n, d], y [B, n] or [B, n, c], weights [B, n] with the task dimensions flattened; None of None."""
+    if problem is None:
+        return None, None, None
     tasks, y, weights = problem.tasks, problem.y, problem.weights
     return (
         flatten(problem.x, tasks),
@@ -189,19 +290,17 @@ def data_of(problem: Problem) -> tuple[Tensor, Tensor, Tensor | None]:
     )
 
 
-def initial_l2(problem: Problem) -> Tensor:
+def flat_l2(problem: Problem) -> Tensor:
     """l2 as [B]."""
     l2 = problem.l2
     return l2.expand(prod(problem.tasks)) if l2.ndim == 0 else flatten(l2, problem.tasks)
 
 
-def _start(call: Call, problem: LinearProblem, buffers: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """l2 [B], w0 [B, D, c] and the initial buffers [K, B, D, c]."""
-    return (
-        initial_l2(problem),
-        None if call.w0 is None else flatten(call.w0, problem.tasks),
-        _initial_buffers(call, problem, buffers),
-    )
+def flat_settings(call: Call, problem: Problem) -> list[Tensor | None]:
+    """The settings as [B, T], in the operator's order."""
+    shape = (*problem.tasks, call.steps)
+    flat = {name: flatten(value.expand(shape), problem.tasks) for name, value in call.settings.items()}
+    return OPTIMIZERS[call.optimizer.name].ordered(flat)
 
 
 def _initial_buffers(call: Call, problem: LinearProblem, buffers: int) -> Tensor | None:
@@ -210,9 +309,3 @@ def _initial_buffers(call: Call, problem: LinearProblem, buffers: int) -> Tensor
         return None
     kept = [flatten(buffer, problem.tasks) for buffer in call.initial_buffers()[0][:buffers]]
     return kept[0].unsqueeze(0) if buffers == 1 else torch.stack(kept)
-
-
-def settings_of(call: Call, problem: Problem) -> dict[str, Tensor]:
-    """The settings as [B, T], by name."""
-    shape = (*problem.tasks, call.steps)
-    return {name: flatten(value.expand(shape), problem.tasks) for name, value in call.settings.items()}

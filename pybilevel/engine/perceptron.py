@@ -1,6 +1,7 @@
 """A call on a `pb.MLP` in the native operator's terms: flat tasks and parameters, regime chosen, plan made."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -12,9 +13,17 @@ from torch.utils import _pytree as pytree
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import Wanted
 from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
-from pybilevel.engine.layout import data_of, initial_l2, settings_of, wanted_of
+from pybilevel.engine.layout import (
+    BUFFERS0,
+    DESIGNS_KEPT,
+    flat_data,
+    flat_l2,
+    flat_settings,
+    given_inputs,
+    wanted_of,
+)
 from pybilevel.engine.select import FEW_TASKS, ROWS_WORK, Regime
-from pybilevel.ops import OPTIMIZERS, activations_size, mlp_scratch_bytes, parameters_size
+from pybilevel.ops import OPTIMIZERS, Features, activations_size, mlp_scratch_bytes, parameters_size
 from pybilevel.problems import MLP
 
 
@@ -24,29 +33,35 @@ class MlpLayout(NamedTuple):
     Attributes:
         call: what was asked for.
         problem: its perceptron.
-        queries: rows of the query set, 0 without one.
+        outer: the perceptron whose data are the query set, or None.
         wanted: what the reverse half is asked for.
         regime: "tasks" or "rows".
-        tensors: the operator's tensors, in the order of its schema.
-        query_scale: what the sum of the query losses is multiplied by.
+        inputs: its tensors as the caller has them, in the order of the operator's schema; w0 as a list of leaves.
         inner: name, flags, buffers and steps taken of the optimizer.
     """
 
     call: Call
     problem: MLP
-    queries: int
+    outer: MLP | None
     wanted: Wanted
     regime: Regime
-    tensors: tuple[Tensor | None, ...]
-    query_scale: float
+    inputs: tuple[Any, ...]
     inner: tuple[str, int, int, int]
 
     @property
-    def x(self) -> Tensor:
+    def x(self) -> Features:
         """The inputs [B, n, d]."""
-        x = self.tensors[0]
-        assert x is not None
-        return x
+        problem = self.problem
+        shape = (prod(problem.tasks), problem.n, problem.d)
+        return Features(shape, problem.dtype, problem.x.is_cuda)
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The operator's tensors, in the order of its schema."""
+        problem = self.problem
+        start = flat_l2(problem), _initial_point(self.call.w0, problem), self.inputs[BUFFERS0]
+        settings = flat_settings(self.call, problem)
+        return *flat_data(problem), *start, *settings, *flat_data(self.outer)
 
     @property
     def why(self) -> str:
@@ -57,11 +72,10 @@ class MlpLayout(NamedTuple):
 
     def storage(self, workspace_bytes: int | None = None) -> Storage:
         """What the call's memory request buys."""
-        each, sizes = self.x.shape[0] * self.x.element_size(), self.problem.sizes
-        state = each * parameters_size(sizes, self.x) * (1 + self.inner[2])
-        return storage_of(
-            self.call, state, each * activations_size(sizes, self.x), self.scratch_bytes, workspace_bytes
-        )
+        # torch.compile looks into what is remembered, and its sizes may be symbols
+        bytes_of = slot_bytes if torch.compiler.is_compiling() else kept_slot_bytes
+        state, activations = bytes_of(self.x, self.problem.sizes, self.inner[2])
+        return storage_of(self.call, state, activations, self.scratch_bytes, workspace_bytes)
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while the operator runs, all threads together."""
@@ -73,19 +87,14 @@ class MlpLayout(NamedTuple):
 
     def arguments(self, itinerary: Itinerary) -> tuple[Any, ...]:
         """The operator's arguments, in the order of its schema."""
+        return (*self.tensors, *self.constants(itinerary))
+
+    def constants(self, itinerary: Itinerary) -> tuple[Any, ...]:
+        """Those that are no tensors of the call."""
         problem, (optimizer, flags, buffers, start) = self.problem, self.inner
+        scales = problem.scale, 1.0 if self.outer is None else self.outer.scale
         return (
-            *self.tensors,
-            *(
-                problem.loss,
-                "primal",
-                self.regime,
-                optimizer,
-                problem.c,
-                True,
-                problem.scale,
-                self.query_scale,
-            ),
+            *(problem.loss, "primal", self.regime, optimizer, problem.c, True, *scales),
             *(flags, buffers, start),
             *(self.call.steps, itinerary.ops, itinerary.slots, itinerary.reversed, itinerary.keep),
             *(problem.activation, problem.sizes),
@@ -107,8 +116,18 @@ class MlpLayout(NamedTuple):
             back = (not kept) * whole + (whole - first) + wanted.settings * whole
             back += 6 * whole - 3 * first + wanted.features * 2 * first
         steps = self.call.steps
-        query = self.queries * (3 * whole - first) // problem.n
+        query = (0 if self.outer is None else self.outer.n) * (3 * whole - first) // problem.n
         return self.x.shape[0] * ((steps + recomputed) * step + steps * back + query)
+
+
+def slot_bytes(x: Features, sizes: tuple[int, ...], buffers: int) -> tuple[int, int]:
+    """Bytes of one state, and of the activations and predictions at it, all tasks together."""
+    each = x.shape[0] * x.element_size()
+    return each * parameters_size(sizes, x) * (1 + buffers), each * activations_size(sizes, x)
+
+
+kept_slot_bytes = lru_cache(DESIGNS_KEPT)(slot_bytes)
+"""`slot_bytes`, remembered."""
 
 
 def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
@@ -117,19 +136,11 @@ def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
     assert isinstance(problem, MLP)
     native = OPTIMIZERS[optimizer.name]
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
-    query = (None, None, None) if outer is None else data_of(outer)
-    start = (initial_l2(problem), _initial_point(call.w0, problem), _initial_buffers(call, problem, buffers))
-    tensors = (*data_of(problem), *start, *native.ordered(settings_of(call, problem)), *query)
-    return MlpLayout(
-        call,
-        problem,
-        0 if outer is None else outer.n,
-        wanted_of(tensors, native.linear, bool(flags)),
-        choose_regime(problem),
-        tensors,
-        1.0 if outer is None else outer.scale,
-        (optimizer.name, flags, buffers, call.start),
-    )
+    initial = _initial_buffers(call, problem, buffers)
+    inputs = given_inputs(call, problem, outer, pytree.tree_leaves(call.w0), initial)
+    wanted = wanted_of(inputs, native.linear, bool(flags))
+    inner = optimizer.name, flags, buffers, call.start
+    return MlpLayout(call, problem, outer, wanted, choose_regime(problem), inputs, inner)
 
 
 def choose_regime(problem: MLP) -> Regime:

@@ -8,7 +8,6 @@ from pybilevel.checks import check_same
 from pybilevel.engine import fused
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Call
-from pybilevel.engine.layout import restore
 from pybilevel.engine.unroll import dispatch
 from pybilevel.errors import BackendError
 from pybilevel.problems import MLP, LinearProblem, Problem
@@ -58,10 +57,10 @@ def evaluate(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Evaluat
         logits = outer.logits(w, outer.x)
         return Evaluation(outer.value(w, logits), logits)
     results = fused.execute(call, outer)
-    loss = restore(results.outer, outer.tasks)
+    loss = results.outer
     if outer.regularised:
         loss = loss + outer.regulariser(fused.unpack(results.w, call))
-    return Evaluation(loss, restore(results.logits, outer.tasks))
+    return Evaluation(loss, results.logits)
 
 
 def _fused_reasons(call: Call, outer: Problem) -> list[str]:

@@ -3,6 +3,7 @@
 from pybilevel.ops.chain import chain_step
 from pybilevel.ops.graph import graph_leaves, plain_graph
 from pybilevel.ops.linear import (
+    Features,
     lanes,
     linear_scratch_bytes,
     linear_unroll,
@@ -21,6 +22,7 @@ from pybilevel.ops.optimizers import (
 
 __all__ = [
     "OPTIMIZERS",
+    "Features",
     "LinearResults",
     "NativeOptimizer",
     "activations_size",

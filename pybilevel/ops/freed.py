@@ -2,11 +2,28 @@
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 DEPTH = 8  # how many nodes behind an input are looked at: an encoder's last layers keep tensors
+
+
+class Origin(NamedTuple):
+    """What made a tensor: its name, shape and node. Keeps the node, not the tensor."""
+
+    name: str
+    shape: list[int]
+    node: Any
+
+    @classmethod
+    def all_of(cls, inputs: Iterable[tuple[str, Tensor | None]]) -> "list[Origin]":
+        """Those of the named tensors that were computed."""
+        return [
+            cls(name, list(tensor.shape), tensor.grad_fn)
+            for name, tensor in inputs
+            if tensor is not None and tensor.grad_fn is not None
+        ]
 
 
 def check_alive(inputs: Iterable[tuple[str, Tensor | None]]) -> None:
@@ -14,13 +31,22 @@ def check_alive(inputs: Iterable[tuple[str, Tensor | None]]) -> None:
 
     So it is at the second backward of a loop outside which the tensor was computed. Cost: about 2 us an input.
     """
-    for name, tensor in inputs:
-        node = None if tensor is None else tensor.grad_fn
-        if node is not None and any(map(_is_freed, _behind(node))):
-            assert tensor is not None
+    _check(Origin.all_of(inputs))
+
+
+def watch(result: Tensor, inputs: Iterable[tuple[str, Tensor | None]]) -> None:
+    """`check_alive`, whenever the node that made `result` of these tensors is about to run backward."""
+    if origins := Origin.all_of(inputs):
+        node: Any = result.grad_fn
+        node.register_prehook(lambda _: _check(origins))
+
+
+def _check(origins: list[Origin]) -> None:
+    for name, shape, node in origins:
+        if any(map(_is_freed, _behind(node))):
             raise RuntimeError(
-                f"{name}, of shape {list(tensor.shape)}, was computed before the loop, and a backward has freed "
-                "its graph: compute it inside the loop, for every backward anew, or call backward(retain_graph=True)"
+                f"{name}, of shape {shape}, was computed before the loop, and a backward has freed its graph: "
+                "compute it inside the loop, for every backward anew, or call backward(retain_graph=True)"
             )
 
 

@@ -15,7 +15,7 @@ taken before these (Adam's bias correction counts them). The plan is a tensor of
 `keep`, a slot of the trajectory holds the predictions of its state too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,12 +53,26 @@ def linear_scratch_bytes(*arguments: Any) -> int:
     return LINEAR.scratch_bytes(arguments)
 
 
-def lanes(x: Tensor) -> int:
+class Features(NamedTuple):
+    """What sizes depend on of the features x [B, n, d], whose like a tensor may take the place of."""
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    is_cuda: bool
+
+    def element_size(self) -> int:
+        """Bytes of a scalar."""
+        return self.dtype.itemsize
+
+
+def lanes(x: Tensor | Features) -> int:
     """How many scalars the kernels pad rows to: a SIMD pack on the CPU, 1 on CUDA."""
     return 1 if x.is_cuda else PACK_BYTES // x.element_size()
 
 
-def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: str, buffers: int) -> int:
+def state_size(
+    x: Tensor | Features, classes: int, bias: bool, coordinates: str, regime: str, buffers: int
+) -> int:
     """Scalars of one state of one task, `buffers` beside w in it, padding included."""
     unit = 1 if regime == "lanes" else lanes(x)
     columns, extra = x.shape[2], classes
@@ -69,14 +83,14 @@ def state_size(x: Tensor, classes: int, bias: bool, coordinates: str, regime: st
     return _round_up(classes * _round_up(columns, unit) + extra, unit) * (1 + buffers)
 
 
-def predictions_size(x: Tensor, classes: int, coordinates: str, regime: str) -> int:
+def predictions_size(x: Tensor | Features, classes: int, coordinates: str, regime: str) -> int:
     """Scalars of the predictions of one task's rows, padding included; normal coordinates make none."""
     if coordinates == "normal":
         return 0
     return classes * _round_up(x.shape[1], 1 if regime == "lanes" else lanes(x))
 
 
-def left_size(x: Tensor, classes: int, queries: int) -> int:
+def left_size(x: Tensor | Features, classes: int, queries: int) -> int:
     """Scalars that the outer objective leaves of one task: a model's cotangent and the residuals, padding included."""
     unit = lanes(x)
     model = _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
@@ -88,7 +102,7 @@ def reversible(steps: int, reversed: int) -> bool:
     return steps == 0 or reversed > 0
 
 
-def padded_tasks(x: Tensor, regime: str) -> int:
+def padded_tasks(x: Tensor | Features, regime: str) -> int:
     """How many tasks a trajectory has room for: in the regime "lanes" whole pairs of packs."""
     return _round_up(x.shape[0], PAIR * lanes(x)) if regime == "lanes" else x.shape[0]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.ops.linear import lanes, reversible
+from pybilevel.ops.linear import Features, lanes, reversible
 from pybilevel.ops.node import TENSORS, LinearResults, Operators, register
 
 MLP = Operators(
@@ -43,14 +43,14 @@ def mlp_scratch_bytes(*arguments: Any) -> int:
     return MLP.scratch_bytes(arguments)
 
 
-def parameters_size(sizes: Sequence[int], x: Tensor) -> int:
+def parameters_size(sizes: Sequence[int], x: Tensor | Features) -> int:
     """Scalars of the parameters of one task as the kernels hold them, padding included."""
     unit = lanes(x)
     hidden = sum((i + 1) * _round_up(o, unit) for i, o in pairwise(sizes[:-1]))
     return hidden + _round_up(sizes[-1] * _round_up(sizes[-2], unit) + sizes[-1], unit)
 
 
-def activations_size(sizes: Sequence[int], x: Tensor) -> int:
+def activations_size(sizes: Sequence[int], x: Tensor | Features) -> int:
     """Scalars of the activations and predictions of one task's rows, padding included."""
     unit, rows = lanes(x), x.shape[1]
     return rows * sum(_round_up(o + 1, unit) for o in sizes[1:-1]) + sizes[-1] * _round_up(rows, unit)

@@ -1,6 +1,15 @@
-"""The autograd node of the unrolling operators: one pair of operators, forward and backward, for all fused problems.
+"""The autograd nodes of the unrolling operators: one pair of operators, forward and backward, for all fused problems.
 
 Both take the same arguments, the first `TENSORS` of which are tensors, behind those that the module of each documents.
+
+A call that is traced has the node that `register` gives the forward operator. Any other has one in C++:
+
+    pybilevel::unroll_node(tensors? [TENSORS], w0 [leaf], names, scales, numbers, plan, sizes)   as the operator returns
+
+It takes tensors as the caller has them: data and initial models with any task dimensions *B; l2 () or [*B], None for
+the number 0; settings expandable to [*B, T]; labels of any integer type; and w0 beside the others, of a perceptron the
+leaves W_1, b_1, ... one by one. w, buffers, outer and logits have *B too (not w and buffers of a perceptron). The other
+arguments are those of the operator by their types, since torch parses a few lists faster than 17 arguments.
 """
 
 from collections.abc import Sequence
@@ -9,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pybilevel.ops.freed import check_alive
+from pybilevel.ops.freed import watch
 from pybilevel.ops.optimizers import OPTIMIZERS, SETTINGS
 from pybilevel.ops.tracing import constant
 from pybilevel.ops.twice import double_backward
@@ -20,6 +29,9 @@ BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
 
 TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
 """How many leading arguments of the schemas are tensors, and may have cotangents."""
+
+W0, OPTIMIZER = 4, TENSORS + 3
+"""The places of w0 and of the name of the optimizer."""
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
@@ -43,11 +55,20 @@ class Operators(NamedTuple):
     scratch: Any
 
     def call(self, arguments: Sequence[Any]) -> LinearResults:
-        """The forward half, differentiable once in every tensor; arguments in the order of the schema."""
+        """The forward half, differentiable once in every tensor; arguments in the order of the schema.
+
+        Where it is not traced, tensors may be as `unroll_node` takes them, and w0 a list of leaves.
+        """
         if torch.compiler.is_compiling():
             return LinearResults(*self.forward(*arguments))
-        tensors, rest = arguments[:TENSORS], arguments[TENSORS:]
-        return LinearResults(*_Unroll.apply(self, rest, *tensors))  # type: ignore[no-untyped-call]
+        tensors = list(arguments[:TENSORS])
+        w0, tensors[W0] = tensors[W0], None
+        leaves = [] if w0 is None else [w0] if isinstance(w0, Tensor) else w0
+        results = LinearResults(*_unroll_node(tensors, leaves, *_by_type(*arguments[TENSORS:])))
+        if results.w.requires_grad:
+            names = (*BEFORE, *OPTIMIZERS[arguments[OPTIMIZER]].settings, *BEHIND)
+            watch(results.w, [*zip(names, tensors, strict=False), *(("w0", leaf) for leaf in leaves)])
+        return results
 
     def scratch_bytes(self, arguments: Sequence[Any]) -> int:
         """Bytes of scratch that the same call holds while it runs, all threads together (CPU)."""
@@ -83,7 +104,10 @@ def register(name: str, operators: Operators) -> None:
     torch.library.register_fake(f"pybilevel::{name}_backward", _fake_backward)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _keep(ctx, operators, inputs[:TENSORS], inputs[TENSORS:], output)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
+        ctx.save_for_backward(*inputs[:TENSORS], output[0], output[3])
+        ctx.operators, ctx.rest, ctx.trajectory = operators, inputs[TENSORS:], output[TRAJECTORY]
 
     torch.library.register_autograd(f"pybilevel::{name}", _traced_backward, setup_context=setup_context)
 
@@ -118,64 +142,51 @@ class _OnceOnly(torch.autograd.Function):
         raise double_backward()
 
 
-def _keep(
-    ctx: Any,
-    operators: Operators,
-    tensors: Sequence[Tensor | None],
-    rest: Sequence[Any],
-    output: Sequence[Tensor],
-) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[TRAJECTORY], output[STATUS])
-    ctx.save_for_backward(*tensors, output[0], output[3])
-    ctx.operators = operators
-    ctx.rest = rest
-    ctx.trajectory = output[TRAJECTORY]
-
-
-def _cotangents(ctx: Any, needs: Sequence[bool], bars: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """The cotangents of the tensors, where needed, from those of the results."""
+def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
+    needs = ctx.needs_input_grad[:TENSORS]
     *tensors, w, logits = ctx.saved_tensors
     if all(bar is None for bar in bars[ZERO]):
-        return (None,) * TENSORS
+        return (None,) * (TENSORS + len(ctx.rest))
     with torch._C._AutoDispatchBelowAutograd():
-        # The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
-        trajectory, ctx.trajectory = ctx.trajectory, None
-        if trajectory is None:
-            trajectory = ctx.operators.forward(*tensors, *ctx.rest)[TRAJECTORY]
-        found = ctx.operators.backward(*bars[ZERO], w, logits, trajectory, needs, *tensors, *ctx.rest)
+        # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
+        found = ctx.operators.backward(
+            *bars[ZERO], w, logits, ctx.trajectory.clone(), needs, *tensors, *ctx.rest
+        )
     grads = [grad if need else None for need, grad in zip(needs, found, strict=True)]
     if torch.is_grad_enabled():
         anchor = next(t for t, need in zip(tensors, needs, strict=True) if need)
         grads = list(_OnceOnly.apply(anchor, *grads))  # type: ignore[no-untyped-call]
-    return grads
+    return *grads, *(None,) * len(ctx.rest)
 
 
-class _Unroll(torch.autograd.Function):
-    """The node of a call that is not traced.
+def _by_type(
+    loss: str,
+    coordinates: str,
+    regime: str,
+    optimizer: str,
+    classes: int,
+    bias: bool,
+    scale: float,
+    query_scale: float,
+    flags: int,
+    buffers: int,
+    start: int,
+    steps: int,
+    plan: Tensor,
+    slots: int,
+    reversed: int,
+    keep: bool,
+    *rest: Any,
+) -> tuple[Any, ...]:
+    """The constants of a schema as `unroll_node` takes them: names, scales, numbers, plan, sizes."""
+    precision, activation, sizes = (rest[0], "", ()) if len(rest) == 1 else ("fp32", *rest)
+    return (
+        [loss, coordinates, regime, optimizer, precision, activation],
+        [scale, query_scale],
+        [classes, bias, flags, buffers, start, steps, slots, reversed, keep],
+        plan,
+        sizes,
+    )
 
-    torch.library's bookkeeping costs as much as the operator itself where tasks are few, and grows with the square of
-    the schema (0.15 ms a call for the 30 arguments of linear problems, torch 2.13). So the operators are called below
-    autograd, and what is no tensor comes as one argument.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, operators: Operators, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            results = operators.forward(*tensors, *rest)
-        _keep(ctx, operators, tensors, rest, results)
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        _loss, _coordinates, _regime, optimizer, *_ = ctx.rest
-        names = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND)
-        check_alive(zip(names, ctx.saved_tensors, strict=False))
-        return None, None, *_cotangents(ctx, ctx.needs_input_grad[2:], bars)
-
-
-def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
-    # A traced graph may return the trajectory, or reverse it twice: the reverse half gets a copy to overwrite.
-    if ctx.trajectory is not None:
-        ctx.trajectory = ctx.trajectory.clone()
-    return *_cotangents(ctx, ctx.needs_input_grad[:TENSORS], bars), *(None,) * len(ctx.rest)
+_unroll_node = torch.ops.pybilevel.unroll_node.default

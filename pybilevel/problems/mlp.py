@@ -154,14 +154,18 @@ class MLP(Problem):
                 f"w0 has {len(leaves)} leaves but sizes {list(self.sizes)} need {len(shapes)}, a weight and a bias a "
                 f"layer: pass w0=pb.MLP.init({self.sizes})"
             )
-        pairs = enumerate(zip(leaves, shapes, strict=True))
-        return pytree.tree_unflatten([self._check_leaf(i, leaf, shape) for i, (leaf, shape) in pairs], spec)
+        found = [self._check_leaf(i, *pair) for i, pair in enumerate(zip(leaves, shapes, strict=True))]
+        same = all(ours is given for ours, given in zip(found, leaves, strict=True))
+        return w0 if same else pytree.tree_unflatten(found, spec)
 
     def _check_leaf(self, i: int, leaf: Any, shape: tuple[int, ...]) -> Tensor:
+        whole, dtype = (*self.tasks, *shape), self.dtype
+        fits = isinstance(leaf, Tensor) and leaf.shape in (shape, whole)
+        if fits and leaf.dtype == dtype and leaf.device == self.device:
+            return leaf  # type: ignore[no-any-return]
         name = f"leaf {i} of w0 ({'bias' if i % 2 else 'weight'} {i // 2 + 1})"
         check_floating(name, leaf)
-        whole = (*self.tasks, *shape)
-        if tuple(leaf.shape) not in (shape, whole):
+        if not fits:
             raise ValueError(
                 f"{name} has shape {list(leaf.shape)} but sizes {list(self.sizes)} need {list(whole)}"
                 + (f", or {list(shape)} for all tasks" if self.tasks else "")
@@ -175,11 +179,9 @@ class MLP(Problem):
             raise ValueError(
                 f"{name} is on {leaf.device} but x is on {self.device}: move one with .to(device)"
             )
-        if leaf.dtype in LOW_PRECISION and self.dtype == torch.float32:
-            leaf = leaf.to(torch.float32)
-        if leaf.dtype != self.dtype:
-            raise TypeError(f"{name} is {leaf.dtype} but x is {self.dtype}: cast one with .to(dtype)")
-        return leaf  # type: ignore[no-any-return]
+        if leaf.dtype not in LOW_PRECISION or dtype != torch.float32:
+            raise TypeError(f"{name} is {leaf.dtype} but x is {dtype}: cast one with .to(dtype)")
+        return leaf.to(dtype)  # type: ignore[no-any-return]
 
     def logits(self, w: Any, x: Tensor) -> Tensor:
         """Predictions net(w, x): [*B, m, d] -> [*B, m, c]."""

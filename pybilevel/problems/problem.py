@@ -68,6 +68,11 @@ class Problem(ABC):
         return l2 if isinstance(l2, Tensor) else torch.full((), l2, dtype=self.x.dtype, device=self.x.device)
 
     @property
+    def penalty(self) -> Tensor | None:
+        """l2, or None where it is the number 0."""
+        return self.l2 if self.regularised else None
+
+    @property
     def c(self) -> int:
         """Outputs: num_classes."""
         return self.num_classes

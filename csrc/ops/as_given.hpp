@@ -1,0 +1,161 @@
+// Between the tensors of a call as the caller has them and as the operators take them, with one task dimension.
+//
+//                caller                                                      operators
+//   data         [*B, ...]                                                   [B, ...]
+//   l2           (), [*B], or none                                           [B]
+//   settings     expandable to [*B, T]                                       [B, T]
+//   w0           [*B, D, c], or the leaves W_1, b_1, ... of a perceptron     [B, D, c], or [B, 1, P], [1, 1, P]
+//
+// Autograd's own views would each be a node of its graph, which costs more than what they do.
+#pragma once
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/accumulate.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "ops/linear_call.hpp"
+#include "ops/unroll_constants.hpp"
+
+namespace pb {
+
+using FlatTensors = std::array<std::optional<at::Tensor>, kTensors>;
+
+// The tensors of a call as the caller has them, undefined where there is none.
+class GivenTensors {
+ public:
+  // `all`: in the order of the schemas without w0, whose place is empty; then w0 or its leaves, or nothing.
+  GivenTensors(std::vector<at::Tensor> all, const UnrollConstants& constants)
+      : all_(std::move(all)), constants_(constants) {
+    const at::Tensor& x = all_[0];
+    TORCH_CHECK_VALUE(x.defined() && x.dim() >= 2, "pybilevel: x must be [*B, n, d]");
+    tasks_.assign(x.sizes().begin(), x.sizes().end() - 2);
+    count_ = c10::multiply_integers(tasks_);
+  }
+
+  FlatTensors flattened() const {
+    FlatTensors flat;
+    for (std::size_t i = 0; i < kTensors; ++i) {
+      if (all_[i].defined()) flat[i] = is_setting(i) ? expanded(all_[i]) : flattened_input(all_[i], i);
+    }
+    if (!flat[kL2]) flat[kL2] = at::zeros({1}, all_[0].options()).expand({count_});
+    if (all_.size() > kTensors) flat[kW0] = joined();
+    return flat;
+  }
+
+  // [B, ...] -> [*B, ...], behind `before` leading dimensions.
+  at::Tensor restored(const at::Tensor& t, Index before = 0) const {
+    if (tasks_.size() == 1) return t;
+    at::DimVector shape(t.sizes().begin(), t.sizes().begin() + before);
+    shape.append(tasks_.begin(), tasks_.end());
+    shape.append(t.sizes().begin() + before + 1, t.sizes().end());
+    return t.reshape(shape);
+  }
+
+  // [*B, ...] -> [B, ...], behind `before` leading dimensions.
+  at::Tensor flattened(const at::Tensor& t, Index before = 0) const {
+    if (!t.defined() || tasks_.size() == 1) return t;
+    at::DimVector shape(t.sizes().begin(), t.sizes().begin() + before);
+    shape.push_back(count_);
+    shape.append(t.sizes().begin() + before + static_cast<Index>(tasks_.size()), t.sizes().end());
+    return t.reshape(shape);
+  }
+
+  // The cotangents of all tensors, in their order, from those of the flat ones; undefined where none is needed.
+  std::vector<at::Tensor> cotangents(const std::array<at::Tensor, kTensors>& flat,
+                                     const std::vector<bool>& needs) const {
+    std::vector<at::Tensor> found(all_.size());
+    for (std::size_t i = 0; i < kTensors; ++i) {
+      if (!needs[i]) continue;
+      const bool expanded = is_setting(i) || i == kL2;
+      found[i] = expanded ? at::sum_to(restored(flat[i]), all_[i].sizes()) : flat[i].reshape(all_[i].sizes());
+    }
+    if (all_.size() > kTensors) split(flat[kW0], needs, found);
+    return found;
+  }
+
+ private:
+  static bool is_setting(std::size_t i) { return i >= kSetting0 && i < kSetting0 + kMaxSettings; }
+
+  static bool is_labels(const at::Tensor& t) { return !t.is_floating_point(); }
+
+  at::Tensor flattened_input(const at::Tensor& t, std::size_t i) const {
+    if (i == kL2 && t.dim() == 0) return t.expand({count_});
+    if (i == kBuffers0) return t;
+    return flattened(is_labels(t) ? t.to(at::kLong) : t);
+  }
+
+  // [B, T]
+  at::Tensor expanded(const at::Tensor& setting) const {
+    at::DimVector shape(tasks_);
+    shape.push_back(constants_.steps);
+    return flattened(setting.expand(shape));
+  }
+
+  at::TensorList leaves() const { return at::TensorList(all_).slice(kTensors); }
+
+  // Weights and biases in turn, as a perceptron's operators want them behind each other.
+  bool in_leaves() const { return constants_.perceptron() && leaves().size() > 1; }
+
+  at::DimVector leaf_shape(std::size_t i) const {
+    const auto& sizes = constants_.sizes;
+    TORCH_CHECK_VALUE(i / 2 + 1 < sizes.size(), "pybilevel: w0 has more leaves than weights and biases");
+    if (i % 2 == 0) return {sizes[i / 2], sizes[i / 2 + 1]};
+    return {sizes[i / 2 + 1]};
+  }
+
+  // Whether the leaves are of all tasks together.
+  bool shared() const {
+    if (tasks_.empty()) return false;
+    for (std::size_t i = 0; i < leaves().size(); ++i) {
+      if (leaves()[i].dim() != static_cast<Index>(leaf_shape(i).size())) return false;
+    }
+    return true;
+  }
+
+  at::Tensor joined() const {
+    if (!in_leaves()) return constants_.perceptron() ? leaves()[0] : flattened(leaves()[0]);
+    const bool once = shared();
+    std::vector<at::Tensor> parts;
+    for (std::size_t i = 0; i < leaves().size(); ++i) {
+      const at::DimVector shape = leaf_shape(i);
+      const at::Tensor whole = once ? leaves()[i] : leaves()[i].expand(with_tasks(shape));
+      parts.push_back(whole.reshape({once ? 1 : count_, 1, c10::multiply_integers(shape)}));
+    }
+    return at::cat(parts, 2);
+  }
+
+  at::DimVector with_tasks(const at::DimVector& shape) const {
+    at::DimVector whole(tasks_);
+    whole.append(shape.begin(), shape.end());
+    return whole;
+  }
+
+  // The inverse of `joined`, for a cotangent.
+  void split(const at::Tensor& flat, const std::vector<bool>& needs, std::vector<at::Tensor>& found) const {
+    Index begin = 0;
+    for (std::size_t i = 0; i < leaves().size(); ++i) {
+      const at::DimVector shape = in_leaves() ? leaf_shape(i) : at::DimVector();
+      const Index end = begin + c10::multiply_integers(shape);
+      if (needs[kTensors + i]) {
+        at::Tensor part = flat;
+        if (in_leaves()) part = flat.narrow(2, begin, end - begin);
+        if (in_leaves() && !shared()) part = at::sum_to(part.reshape(with_tasks(shape)), leaves()[i].sizes());
+        found[kTensors + i] = part.reshape(leaves()[i].sizes());
+      }
+      begin = end;
+    }
+  }
+
+  std::vector<at::Tensor> all_;
+  const UnrollConstants& constants_;
+  at::DimVector tasks_;
+  Index count_;
+};
+
+}  // namespace pb

@@ -1,0 +1,166 @@
+"""What a call remembers of those before it: nothing that its own options, inputs or surroundings change."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from linear_cases import Case, assert_same_bits, fused
+from small_problems import leaf
+from torch.autograd import forward_ad
+
+import pybilevel as pb
+from pybilevel.engine.layout import kept_design
+
+CASE = Case(loss="squared", targets="soft", variant="momentum", objective="ho", steps=6)
+
+CHANGES = {
+    "nothing": {},
+    "steps": {"steps": 7},
+    "dtype": {"dtype": torch.float32},
+    "rows": {"n": 40},
+    "tasks": {"tasks": (40,)},
+    "no tasks": {"tasks": ()},
+    "two axes of tasks": {"tasks": (2, 2)},
+    "no bias": {"bias": False},
+    "softmax": {"loss": "softmax"},
+    "another optimizer": {"optimizer": "adam", "variant": "plain"},
+    "no momentum": {"variant": "plain"},
+    "no weights": {"weights": "none"},
+    "no w0": {"w0": False},
+    "a penalty that is a number": {"l2": "number"},
+    "a sum": {"reduction": "sum"},
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    kept_design.cache_clear()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_call_is_not_mistaken_for_the_one_before(name):
+    """Bitwise the same right after a call that differs from it in one thing, and when nothing was called before."""
+    changed = replace(CASE, **CHANGES[name])
+    expected = fused(changed)
+    kept_design.cache_clear()
+    fused(CASE)
+    assert_same_bits(fused(changed), expected)
+
+
+def gradients(x, grad=True, **options):
+    """w_T and, if there is one, the gradient of x; and the slots of the trajectory of the call."""
+    inner = pb.SoftmaxRegression(x, torch.arange(6).expand(3, 6) % 3, num_classes=3)
+    rule = {"steps": 9, "optimizer": pb.SGD(0.3), "backend": "fused", **options}
+    with torch.set_grad_enabled(grad):
+        w = pb.unroll(inner, **rule)
+        slots = pb.explain(pb.unroll, inner, **rule).slots
+    return w.detach(), torch.autograd.grad(w.sum(), x)[0] if w.requires_grad else None, slots
+
+
+def test_memory_requests_alternate():
+    x, slots = leaf(3, 6, 4), []
+    expected = gradients(x)
+    for memory in (pb.Revolve(2), "auto", pb.Revolve(3), "1GiB", pb.StoreAll(), pb.Revolve(2)):
+        w, x_bar, used = gradients(x, memory=memory)
+        assert torch.equal(w, expected[0]) and torch.equal(x_bar, expected[1])
+        slots.append(used)
+    assert slots == [2, 8, 3, 8, 8, 2]
+
+
+def test_grad_mode_and_needs_alternate():
+    x = leaf(3, 6, 4)
+    for given, grad in ((x, True), (x, False), (x.detach(), True), (x, True), (x.detach(), False), (x, True)):
+        w, x_bar, _ = gradients(given, grad)
+        assert (x_bar is not None) == (grad and given.requires_grad)
+        assert torch.equal(w, gradients(x)[0])
+    with torch.inference_mode():
+        pb.unroll(pb.LeastSquares(x, x), steps=9, optimizer=pb.SGD(0.3))
+    w = pb.unroll(pb.LeastSquares(x, x), steps=9, optimizer=pb.SGD(0.3))
+    assert torch.autograd.grad(w.sum(), x)[0].any()
+
+
+def test_a_budget_knows_the_number_of_threads():
+    """Scratch is that of the threads there are, not of those that there were at an earlier call alike."""
+    x = leaf(64, 6, 4)
+    inner = pb.SoftmaxRegression(x, torch.arange(6).expand(64, 6) % 3, num_classes=3)
+    threads, peaks = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4, 1):
+            torch.set_num_threads(count)
+            explained = pb.explain(pb.unroll, inner, steps=9, optimizer=pb.SGD(0.3), memory=pb.Revolve(2))
+            peaks.append(explained.peak_memory)
+            with pytest.raises(ValueError, match="too small"):
+                pb.unroll(inner, steps=9, optimizer=pb.SGD(0.3), memory=explained.peak_memory // 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert peaks[0] == peaks[3] and all(a < b for a, b in pairwise(peaks[:3]))
+
+
+@pytest.mark.parametrize("tasks", [(), (3,), (2, 2)])
+@pytest.mark.parametrize("form", ["number", "()", "[*B, 1]", "[*B, T]", "[T]"])
+def test_forms_of_settings_reach_the_node_as_they_are(tasks, form):
+    """Its gradients have the shapes of what was given, and the values of the generic engine."""
+    shapes = {"()": (), "[*B, 1]": (*tasks, 1 if tasks else 5), "[*B, T]": (*tasks, 5), "[T]": (5,)}
+    lr = 0.1 if form == "number" else torch.full(shapes[form], 0.1, dtype=torch.float64, requires_grad=True)
+    l2, weights = (
+        torch.full(tasks, 0.2).double().requires_grad_(),
+        torch.ones(*tasks, 6).double().requires_grad_(),
+    )
+    x, w0 = leaf(*tasks, 6, 4), leaf(*tasks, 5, 3)
+    leaves = [x, w0, weights, l2] + ([] if form == "number" else [lr])
+    found = []
+    for backend in ("fused", "generic"):
+        y = torch.arange(6, dtype=torch.int32).expand(*tasks, 6) % 3
+        inner = pb.SoftmaxRegression(x, y, num_classes=3, weights=weights, l2=l2)
+        w = pb.unroll(inner, w0, steps=5, optimizer=pb.SGD(lr), backend=backend)
+        found.append(torch.autograd.grad(w.square().sum(), leaves))
+    for ours, theirs, given in zip(*found, leaves, strict=True):
+        assert ours.shape == given.shape
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [(), (0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("tasks", [(), (3,), (2, 2)])
+def test_leaves_of_a_perceptron_reach_the_node_as_they_are(tasks, shared):
+    """All of all tasks, all of each, or some of either kind."""
+    y = leaf(*tasks, 6, 2).detach()
+    x, shapes = leaf(*tasks, 6, 3), ((3, 5), (5,), (5, 2), (2,))
+    w0 = [leaf(*(() if i in shared else tasks), *shape) for i, shape in enumerate(shapes)]
+    found = []
+    for backend in ("fused", "generic"):
+        inner = pb.MLP(x, y, sizes=(3, 5, 2), activation="tanh")
+        loss = pb.ho_objective(inner, inner, w0, steps=3, optimizer=pb.SGD(0.1), backend=backend).sum()
+        found.append(torch.autograd.grad(loss, [x, *w0]))
+    for ours, theirs, given in zip(*found, [x, *w0], strict=True):
+        assert ours.shape == given.shape
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_second_backward_and_a_partial_one():
+    """The trajectory is used up by the first; who asks for one gradient gets that of all."""
+    x, lr = leaf(3, 6, 4), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    inner = pb.SoftmaxRegression(x, torch.arange(6).expand(3, 6) % 3, num_classes=3)
+    loss = pb.unroll(inner, steps=5, optimizer=pb.SGD(lr, 0.5), backend="fused").square().sum()
+    expected = torch.autograd.grad(loss, (x, lr), retain_graph=True)
+    for inputs in ((x, lr), (lr,), (x,)):
+        found = torch.autograd.grad(loss, inputs, retain_graph=True)
+        for given, grad in zip(inputs, found, strict=True):
+            assert torch.equal(grad, expected[0 if given is x else 1])
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_forward_mode_and_transforms_are_refused():
+    """Rather than silently wrong."""
+    y = torch.arange(6).expand(3, 6) % 3
+
+    def loss(x):
+        inner = pb.SoftmaxRegression(x, y, num_classes=3)
+        return pb.unroll(inner, steps=2, optimizer=pb.SGD(0.3), backend="fused").sum()
+
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(loss)(leaf(3, 6, 4).detach())
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp is not implemented"):
+        loss(forward_ad.make_dual(leaf(3, 6, 4).detach(), leaf(3, 6, 4).detach()))
