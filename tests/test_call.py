@@ -153,7 +153,7 @@ def test_a_second_backward_and_a_partial_one():
 
 
 def test_forward_mode_and_transforms_are_refused():
-    """Rather than silently wrong."""
+    """Rather than silently wrong; and a call after it finds nothing of theirs."""
     y = torch.arange(6).expand(3, 6) % 3
 
     def loss(x):
@@ -164,3 +164,8 @@ def test_forward_mode_and_transforms_are_refused():
         torch.func.grad(loss)(leaf(3, 6, 4).detach())
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp is not implemented"):
         loss(forward_ad.make_dual(leaf(3, 6, 4).detach(), leaf(3, 6, 4).detach()))
+    x = leaf(3, 6, 4)
+    (before,) = torch.autograd.grad(loss(x), x)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(torch.autograd.grad(compiled(x), x)[0], before, rtol=1e-12, atol=1e-12)

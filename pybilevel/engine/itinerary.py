@@ -1,7 +1,6 @@
 """What a fused call stores, and the plan of it as the operators take it."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.ops.tracing import constant
 from pybilevel.schedules import OP_BYTES, Code, Schedule, encode, pack
-from pybilevel.schedules.base import PLANS_KEPT
 
 NATIVE_OP_BYTES = OP_BYTES + 8
 """What an op of a plan takes while an operator runs: packed, and placed (csrc/core/placed_plan.hpp)."""
@@ -49,15 +47,8 @@ def one_way(steps: int) -> Itinerary:
 @constant
 def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
-    itinerary: Itinerary = _written(schedule, steps, keep)
-    return itinerary
-
-
-@lru_cache(PLANS_KEPT)
-def _written(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     plan = schedule.plan(steps)
-    with torch.inference_mode(False):  # where the tensor is made must not show in a later call
-        return Itinerary(_tensor(plan.packed), plan.slots, plan.reversed, keep)
+    return Itinerary(_tensor(plan.packed), plan.slots, plan.reversed, keep)
 
 
 def _tensor(packed: bytearray) -> Tensor:

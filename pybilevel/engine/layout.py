@@ -231,17 +231,14 @@ def wanted_of(inputs: Sequence[Any], linear: bool, nesterov: bool) -> Wanted:
     """What autograd will ask for, of inputs in the order of the schema. (`settings`: the gradient.)"""
     if not torch.is_grad_enabled():
         return Wanted(False, False, False, False)
-    needs = [needs_gradient(x) for x in inputs]
+    needs = [
+        x is not None
+        and (x.requires_grad if isinstance(x, Tensor) else any(leaf.requires_grad for leaf in x))
+        for x in inputs
+    ]
     return Wanted(
         any(needs), needs[0], needs[0] or needs[2], not linear or needs[6] or (needs[7] and nesterov)
     )
-
-
-def needs_gradient(x: Any) -> bool:
-    """Whether autograd will ask for the gradient of an input: a tensor, a list of them, or None."""
-    if isinstance(x, list):
-        return any(map(needs_gradient, x))
-    return x is not None and x.requires_grad
 
 
 def _excluded(form: Form) -> dict[Coordinates, str]:

@@ -65,9 +65,10 @@ class Operators(NamedTuple):
         w0, tensors[W0] = tensors[W0], None
         leaves = [] if w0 is None else [w0] if isinstance(w0, Tensor) else w0
         results = LinearResults(*_unroll_node(tensors, leaves, *_by_type(*arguments[TENSORS:])))
-        if results.w.requires_grad:
+        given = [*tensors, *leaves]
+        if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
             names = (*BEFORE, *OPTIMIZERS[arguments[OPTIMIZER]].settings, *BEHIND)
-            watch(results.w, [*zip(names, tensors, strict=False), *(("w0", leaf) for leaf in leaves)])
+            watch(results.w, zip((*names, *["w0"] * len(leaves)), given, strict=True))
         return results
 
     def scratch_bytes(self, arguments: Sequence[Any]) -> int:
