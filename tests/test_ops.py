@@ -157,6 +157,15 @@ def test_the_operator_checks_what_it_is_given(case):
         OP(*changed(name, change))
 
 
+def test_the_node_checks_task_dimensions():
+    """It gives tensors one axis of tasks before the operator sees them."""
+    named = dict(zip(NAMES, arguments(Case()), strict=True))
+    for name, wrong in (("y", torch.tensor(0)), ("x", torch.ones(3))):
+        given = named | {"x": named["x"][None], name: wrong}
+        with pytest.raises(ValueError, match=r"has not the tasks|x must be"):
+            linear_unroll(*given.values())
+
+
 def test_dual_coordinates_refuse_what_they_cannot_hold():
     given = dict(zip(NAMES, arguments(Case(), "dual"), strict=True))
     for more in ({"buffers0": given["w0"][None]}, {"reversed": 1}):

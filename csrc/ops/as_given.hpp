@@ -13,10 +13,12 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 
 #include <array>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "ops/linear_call.hpp"
@@ -60,9 +62,12 @@ class GivenTensors {
   // [*B, ...] -> [B, ...], behind `before` leading dimensions.
   at::Tensor flattened(const at::Tensor& t, Index before = 0) const {
     if (!t.defined() || tasks_.size() == 1) return t;
+    const Index behind = before + static_cast<Index>(tasks_.size());
+    TORCH_CHECK_VALUE(t.dim() >= behind, "pybilevel: a tensor of the shape ", t.sizes(),
+                      " has not the tasks ", tasks_, " of x");
     at::DimVector shape(t.sizes().begin(), t.sizes().begin() + before);
     shape.push_back(count_);
-    shape.append(t.sizes().begin() + before + static_cast<Index>(tasks_.size()), t.sizes().end());
+    shape.append(t.sizes().begin() + behind, t.sizes().end());
     return t.reshape(shape);
   }
 
@@ -82,12 +87,10 @@ class GivenTensors {
  private:
   static bool is_setting(std::size_t i) { return i >= kSetting0 && i < kSetting0 + kMaxSettings; }
 
-  static bool is_labels(const at::Tensor& t) { return !t.is_floating_point(); }
-
   at::Tensor flattened_input(const at::Tensor& t, std::size_t i) const {
     if (i == kL2 && t.dim() == 0) return t.expand({count_});
     if (i == kBuffers0) return t;
-    return flattened(is_labels(t) ? t.to(at::kLong) : t);
+    return flattened(t.is_floating_point() ? t : t.to(at::kLong));
   }
 
   // [B, T]
