@@ -7,9 +7,11 @@ import pytest
 import torch
 from linear_cases import Case, assert_same_bits, fused
 from small_problems import leaf
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 
 import pybilevel as pb
+from pybilevel.engine.itinerary import there_and_back
 from pybilevel.engine.layout import kept_design
 
 CASE = Case(loss="squared", targets="soft", variant="momentum", objective="ho", steps=6)
@@ -169,3 +171,19 @@ def test_forward_mode_and_transforms_are_refused():
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     assert torch.allclose(torch.autograd.grad(compiled(x), x)[0], before, rtol=1e-12, atol=1e-12)
+
+
+def test_a_plan_made_within_a_mode_stays_there():
+    """Fake tensors and those of inference mode are not found by the next call, nor its own by them."""
+    x = leaf(3, 6, 4)
+    schedule = pb.Revolve(2)
+    for steps in (7, 8):
+        if steps == 8:  # the plain plan is there first
+            gradients(x, steps=steps, memory=schedule)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert isinstance(there_and_back(schedule, steps, False).ops, FakeTensor)
+        with torch.inference_mode():
+            assert there_and_back(schedule, steps, False).ops.is_inference()
+        ops = there_and_back(schedule, steps, False).ops
+        assert type(ops) is torch.Tensor and not ops.is_inference()
+        assert gradients(x, steps=steps, memory=schedule)[1].any()

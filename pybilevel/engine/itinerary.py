@@ -1,6 +1,7 @@
 """What a fused call stores, and the plan of it as the operators take it."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from pybilevel.engine import memory
 from pybilevel.engine.call import Call
 from pybilevel.ops.tracing import constant
 from pybilevel.schedules import OP_BYTES, Code, Schedule, encode, pack
+from pybilevel.schedules.base import PLANS_KEPT
 
 NATIVE_OP_BYTES = OP_BYTES + 8
 """What an op of a plan takes while an operator runs: packed, and placed (csrc/core/placed_plan.hpp)."""
@@ -47,8 +49,24 @@ def one_way(steps: int) -> Itinerary:
 @constant
 def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
+    return (_remembered if _tensors_are_plain() else _written)(schedule, steps, keep)
+
+
+def _written(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     plan = schedule.plan(steps)
     return Itinerary(_tensor(plan.packed), plan.slots, plan.reversed, keep)
+
+
+_remembered = lru_cache(PLANS_KEPT)(_written)
+
+
+def _tensors_are_plain() -> bool:
+    """Whether a tensor made now is any call's: not a transform's of torch.func, a dispatch mode's, or for inference."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.is_inference_mode_enabled()
+    )
 
 
 def _tensor(packed: bytearray) -> Tensor:
