@@ -29,6 +29,21 @@ PB_HD void transpose(const Team& team, Index m, Index n, Matrix<const typename T
   }
 }
 
+// C[p, q] (+)= the sum of two products; shape.r is not read.
+template <class Team>
+PB_HD void mix_both(const Team& team, Shape s, Term<const typename Team::Scalar> first,
+                    Term<const typename Team::Scalar> second, Matrix<typename Team::Scalar> c) {
+  if constexpr (requires { team.mix_both(s, first, second, c); }) {
+    team.mix_both(s, first, second, c);
+  } else {
+    s.r = first.r;
+    team.mix(s, first.a, first.b, c);
+    s.r = second.r;
+    s.accumulate = true;
+    team.mix(s, second.a, second.b, c);
+  }
+}
+
 // <x, y>, known to every worker.
 template <class Team>
 PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team::Scalar* x,

@@ -30,7 +30,9 @@
 // Some have a faster way, and need not:
 //
 //   transpose(m, n, a, b)     b[j][i] = a[i][j] for i < m, j < n       (core/lanes.hpp has it for all)
+//   mix_both(shape, t, u, c)  C (+)= both terms; shape.r is not read     (core/lanes.hpp has it for all)
 //   fetch(n, p)               p[0 .. n) will be read soon; static
+//   kSlotsAreNear             true: a trajectory is read as fast as scratch, so states are worked on where they are stored
 #pragma once
 
 #include <concepts>
@@ -45,6 +47,14 @@ struct Strided {
   T* data;
   Index row;
   Index column;
+};
+
+// One product of a sum of products: sum_r A(p, r) B[r, q].
+template <class T>
+struct Term {
+  Index r;
+  Strided<T> a;
+  Matrix<T> b;
 };
 
 // A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about

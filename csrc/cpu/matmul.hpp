@@ -1,108 +1,14 @@
-// The two matrix products of the linear problems on one CPU thread, tiled over registers.
+// The two matrix products of the problems on one CPU thread, tiled over registers.
 //
-//   mix   C[p, q] (+)= sum_r A(p, r) B[r, q]     packs along q: rows of B scaled and added
+//   mix   C[p, q] (+)= sum_r A(p, r) B[r, q]     packs along q: rows of B scaled and added (cpu/mix.hpp)
 //   dots  C(p, r) (+)= sum_q A[p, q] B[r, q]     packs along q: inner products of rows
 //
-// Skinny shapes (a handful of classes against rows of features) are what a general GEMM is bad at: here the few rows
-// stay in registers while the long dimension streams. Every output is summed in one fixed order, whatever the tiling.
+// Every output is summed in one fixed order, whatever the tiling.
 #pragma once
 
-#include <cstdint>
-#include <type_traits>
-
-#include "core/constant.hpp"
-#include "core/team.hpp"
-#include "cpu/pack.hpp"
+#include "cpu/mix.hpp"
 
 namespace pb::inline PB_ISA {
-
-template <class T>
-struct MixTile {
-  static constexpr int kRows = kPackRegisters >= 32 ? 5 : 6, kPacks = 2;
-  static constexpr int kWide = kPackRegisters >= 32 ? 3 : 2;  // packs of the last tile, where sums are kLong
-  static constexpr Index kLong = 16;
-
-  // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
-  template <int P, int Q>
-  PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s,
-                            Index part) {
-    constexpr Index lanes = PackOf<T>::lanes;
-    const bool whole = part == lanes;
-    Pack<T> sum[P][Q] = {};
-    const T* b_row = b.data;
-    if (whole) {
-      for (Index r = 0; r < r_count; ++r, b_row += b.row) {
-        __builtin_prefetch(b_row + s.ahead, 0, 2);  // into the second-level cache: the first one is in use
-        Pack<T> packs[Q];
-#pragma GCC unroll 8
-        for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
-#pragma GCC unroll 16
-        for (int i = 0; i < P; ++i) {
-          const Pack<T> coefficient = in_register<T>(broadcast(a.data[i * a.row + r * a.column]));
-#pragma GCC unroll 8
-          for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
-        }
-      }
-    } else {
-      for (Index r = 0; r < r_count; ++r, b_row += b.row) {
-        for (int j = 0; j < Q; ++j) {
-          const Pack<T> pack = j + 1 < Q ? load_pack(b_row + j * lanes) : load_part(b_row + j * lanes, part);
-          for (int i = 0; i < P; ++i) {
-            sum[i][j] = multiply_add<T>(broadcast(a.data[i * a.row + r * a.column]), pack, sum[i][j]);
-          }
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) {
-        T* const out = c[i] + j * lanes;
-        if (!whole && j + 1 == Q) {
-          store_part(out, s.accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
-        } else if (s.stream) {
-          stream_pack(out, sum[i][j]);
-        } else {
-          store_pack(out, s.accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
-        }
-      }
-    }
-  }
-
-  // By kPacks; in long sums the last three packs together, since a tile of one waits for its own sums.
-  template <int P>
-  static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-    constexpr Index lanes = PackOf<T>::lanes;
-    const Index wide = s.r < kLong ? kPacks : kWide, part = s.q % lanes, whole = s.q - part;
-    Index q = 0;
-    for (; q + wide * lanes < whole; q += kPacks * lanes)
-      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
-    with_constant<kWide>((whole - q) / lanes, [&](auto packs) {
-      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
-    });
-    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part);
-  }
-
-  // Whether every whole pack of C may bypass the caches.
-  static bool can_stream(const Shape& s, Matrix<T> c) {
-    const auto address = reinterpret_cast<std::uintptr_t>(c.data);
-    return s.stream && !s.accumulate && address % kPackBytes == 0 && c.row % PackOf<T>::lanes == 0;
-  }
-};
-
-template <class T>
-inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-  using Tile = MixTile<T>;
-  s.stream = Tile::can_stream(s, c);
-  const Index blocks = ceil_div(s.p, Tile::kRows);
-  for (Index p = 0, left = blocks; left > 0; --left) {  // of even heights: a low one would wait for its sums
-    const Index rows = ceil_div(s.p - p, left);
-    const Strided<const T> block{a.data + p * a.row, a.row, a.column};
-    with_constant<Tile::kRows>(
-        rows, [&](auto P) { Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row}); });
-    p += rows;
-  }
-}
 
 // Rows of A against rows of B: enough running sums to hide the latency of two multiply-adds a cycle, and every load
 // serves several of them. A pack of outputs is several rows of A where it is wider than the tile.

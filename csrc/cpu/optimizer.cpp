@@ -82,7 +82,7 @@ void step(const OptimizerParams<T>& params, const OptimizerLeaf<T>* leaves, Inde
         block.resize(std::min(kBlock, chunk.end - first));
         block.read_state(leaf.state, parts, first);
         block.read(leaf.g, first, block.g);
-        optimizer.step(team, 0, block.padded, block.state, block.g);
+        optimizer.step(team, 0, block.padded, block.state, block.g, block.state);
         block.write_state(leaf.next, parts, first);
       }
     });

@@ -33,21 +33,24 @@ std::unique_ptr<T, FreeScratch> allocate_scratch(const Params<T>& params, bool r
   return std::unique_ptr<T, FreeScratch>(base);
 }
 
-// Runs the tasks [begin, end) one after the other.
+// Runs the tasks [begin, end) one after the other, backwards in the reverse half: the states that the forward half has
+// left last are found in a cache.
 template <class Task, bool kReverse, class Team, class Params>
 void run_range(const Params& params, const Team& team, Index begin, Index end) {
   const auto scratch = allocate_scratch<Task>(params, kReverse);
   Arena arena(scratch.get());
   Task task(arena, params, kReverse);
-  for (Index b = begin; b < end; ++b) kReverse ? task.reverse(team, b) : task.forward(team, b);
+  for (Index i = 0; i < end - begin; ++i)
+    kReverse ? task.reverse(team, end - 1 - i) : task.forward(team, begin + i);
 }
 
 // A thread per task.
 template <class Task, bool kReverse, class Team, class Params>
 void run_each(const Params& params, const Parallel& parallel) {
   const Index size = group_size(params.tasks);
-  parallel(ceil_div(params.tasks, size), [&](Index group) {
-    const Index begin = group * size, end = std::min(begin + size, params.tasks);
+  const Index groups = ceil_div(params.tasks, size);
+  parallel(groups, [&](Index i) {
+    const Index begin = (kReverse ? groups - 1 - i : i) * size, end = std::min(begin + size, params.tasks);
     run_range<Task, kReverse>(params, Team{}, begin, end);
   });
 }

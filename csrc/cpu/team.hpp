@@ -2,6 +2,8 @@
 // Both split work at the same fixed places, so they give bitwise equal results whatever the number of threads.
 #pragma once
 
+#include <algorithm>
+
 #include "core/team.hpp"
 #include "cpu/matmul.hpp"
 #include "cpu/pack.hpp"
@@ -37,6 +39,7 @@ struct Solo : OneThread {
   using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
   static constexpr RowCut kRowCut = kCpuRowCut;
+  static constexpr bool kSlotsAreNear = true;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
@@ -45,6 +48,11 @@ struct Solo : OneThread {
   template <class E>
   static Vector<E> series(const Batch<E>& batch, Index task) {
     return batch.vector(task);
+  }
+
+  static void fetch(Index n, const T* p) {
+    constexpr Index line = 64 / sizeof(T);
+    for (Index i = 0; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
   }
 
   template <class F>
@@ -66,6 +74,10 @@ struct Solo : OneThread {
   void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const { pb::mix<T>(s, a, b, c); }
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const { pb::dots<T>(s, a, b, c); }
   void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) const { pb::transpose<T>(m, n, a, b); }
+  void mix_both(Shape s, Term<const T> first, Term<const T> second, Matrix<T> c) const {
+    s.r = std::max(first.r, second.r);
+    pb::mix_both<T>(s, first, second, c, PanelTile<T>::fits(s));
+  }
 
   template <int N, class F>
   static void reduce_range(Index begin, Index end, T (&out)[N], F&& f) {
@@ -84,6 +96,7 @@ struct Crew {
   using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
   static constexpr RowCut kRowCut = kCpuRowCut;
+  static constexpr bool kSlotsAreNear = true;
   static constexpr Index kGrain = 16384;           // elements below which a loop is not worth handing out
   static constexpr Index kMultiplyAdds = 1 << 18;  // the same for a matrix product
 
@@ -140,6 +153,28 @@ struct Crew {
     split(s.p, grain, [&](Index begin, Index end) {
       pb::mix<T>({end - begin, s.q, s.r, s.accumulate}, {a.data + begin * a.row, a.row, a.column}, b,
                  {c[begin], c.row});
+    });
+  }
+
+  void mix_both(Shape s, Term<const T> first, Term<const T> second, Matrix<T> c) const {
+    s.r = std::max(first.r, second.r);
+    const bool together = PanelTile<T>::fits(s);  // of the whole product: not of how it is shared out
+    const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.p : MixTile<T>::kRows;
+    split(s.p, grain, [&](Index begin, Index end) {
+      const auto from = [begin](Term<const T> term) {
+        term.a.data += begin * term.a.row;
+        return term;
+      };
+      Shape part = s;
+      part.p = end - begin;
+      pb::mix_both<T>(part, from(first), from(second), {c[begin], c.row}, together);
+    });
+  }
+
+  void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) const {
+    const Index grain = round_up(ceil_div(kGrain, n), kLanes);
+    split(m, grain, [&](Index begin, Index end) {
+      pb::transpose<T>(end - begin, n, {a[begin], a.row}, {b.data + begin, b.row});
     });
   }
 

@@ -50,10 +50,54 @@ inline void transpose_square(Index m, Index n, Matrix<const T> a, Matrix<T> b, b
   }
 }
 
+#ifdef __AVX__
+// b[j][i] = a[i][j] for i, j < lanes. Halves of rows are paired as they are loaded, which is no work for the units that
+// permute: what is left to turn are squares within the halves of a register, two permutations a row.
+PB_INLINE void transpose_block(Matrix<const float> a, Matrix<float> b) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 8; half += 4) {
+    __m256 x[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) x[i] = _mm256_loadu2_m128(a[i + 4] + half, a[i] + half);
+    const __m256 low0 = _mm256_unpacklo_ps(x[0], x[1]), high0 = _mm256_unpackhi_ps(x[0], x[1]);
+    const __m256 low1 = _mm256_unpacklo_ps(x[2], x[3]), high1 = _mm256_unpackhi_ps(x[2], x[3]);
+    _mm256_storeu_ps(b[half], _mm256_shuffle_ps(low0, low1, 0x44));
+    _mm256_storeu_ps(b[half + 1], _mm256_shuffle_ps(low0, low1, 0xee));
+    _mm256_storeu_ps(b[half + 2], _mm256_shuffle_ps(high0, high1, 0x44));
+    _mm256_storeu_ps(b[half + 3], _mm256_shuffle_ps(high0, high1, 0xee));
+  }
+}
+PB_INLINE void transpose_block(Matrix<const double> a, Matrix<double> b) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 4; half += 2) {
+    const __m256d x = _mm256_loadu2_m128d(a[2] + half, a[0] + half),
+                  y = _mm256_loadu2_m128d(a[3] + half, a[1] + half);
+    _mm256_storeu_pd(b[half], _mm256_unpacklo_pd(x, y));
+    _mm256_storeu_pd(b[half + 1], _mm256_unpackhi_pd(x, y));
+  }
+}
+#else
+template <class T>
+PB_INLINE void transpose_block(Matrix<const T> a, Matrix<T> b) {
+  transpose_square<T>(PackOf<T>::lanes, PackOf<T>::lanes, a, b, true);
+}
+#endif
+
+// The same of whole squares alone: m and n are multiples of lanes.
+template <class T>
+PB_NOINLINE void transpose_whole(Index m, Index n, Matrix<const T> a, Matrix<T> b) {
+  constexpr int lanes = PackOf<T>::lanes;
+  for (Index i = 0; i < m; i += lanes) {
+    for (Index j = 0; j < n; j += lanes)
+      transpose_block(Matrix<const T>{a[i] + j, a.row}, Matrix<T>{b[j] + i, b.row});
+  }
+}
+
 // b[j][i] = a[i][j] for i < m, j < n.
 template <class T>
 inline void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) {
   constexpr Index lanes = PackOf<T>::lanes;
+  if (m % lanes == 0 && n % lanes == 0) return transpose_whole<T>(m, n, a, b);
   const bool gapless = m < lanes && b.row == m;
   for (Index i = 0; i < m; i += lanes) {
     for (Index j = 0; j < n; j += lanes) {

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const Index n = first + kTile < run.end ? kTile : run.end - first;
     read_tiles(team, at, parts, first, n, state);
     read_tiles(team, at + parts, 1, first, n, g);
-    optimizer.step(team, 0, n, state, g);
+    optimizer.step(team, 0, n, state, g, state);
     write_tiles(team, at + parts + 1, parts, first, n, state);
   }
 }

@@ -39,8 +39,8 @@ class AnyOptimizer {
 
   PB_HD bool needs_gradient() const { return !kAll || needs_gradient_; }
 
-  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
-    with_class(team, [&](const auto& optimizer) { optimizer.step(team, t, size, state, g); });
+  PB_HD void step(const Team& team, Index t, Index size, const T* state, const T* g, T* next) const {
+    with_class(team, [&](const auto& optimizer) { optimizer.step(team, t, size, state, g, next); });
   }
 
   PB_HD void pullback(const Team& team, Index t, Index size, const T* state, const T* g, T* state_bar,

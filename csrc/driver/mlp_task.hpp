@@ -51,7 +51,7 @@ class MlpTask {
       shape.read(team, params_.buffers_bar[k].matrix(task).data, unroll_.buffer_bar(k));
     }
     if (params_.query.rows > 0) {
-      shape.read(team, params_.w_final.matrix(task).data, model_);
+      if (outer_.runs_again()) shape.read(team, params_.w_final.matrix(task).data, model_);
       outer_.reverse(team, task, model_, outer_bar(task), w_bar);
     }
     unroll_.reverse(team, problem_, optimizer, params_, trajectory(task));

@@ -39,39 +39,44 @@ class Unroll {
   // Runs the plan up to the first REVERSE, then one more step to the final state.
   PB_HD void forward(const Team& team, const Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
-    problem.start(team, point(), buffers());
-    if (params.steps == 0) return;
-    Index slot = -1;
+    if (params.steps == 0) return problem.start(team, point(), buffers());
+    Working working{goal(params, -1, trajectory)};
+    problem.start(team, working.state, buffers());
     for (Index i = 0; i < params.plan_split; ++i)
-      run(team, problem, optimizer, params.plan[i], slot, trajectory);
-    save(team, saved_size_, state_, place_of(trajectory, params.slots));
-    advance(team, problem, optimizer, params.steps - 1, 1, nullptr, kept(trajectory, params.slots));
+      run(team, problem, optimizer, params, i, working, trajectory);
+    const T* const last = place_of(trajectory, params.slots);
+    save(team, working.state, place_of(trajectory, params.slots));
+    advance(team, problem, optimizer, params.steps - 1, 1, kInPlace ? last : state_, state_, nullptr,
+            kept(trajectory, params.slots));
   }
 
   // The final state once more, from the working state that forward() left.
   PB_HD void finish(const Team& team, const Problem& problem, const Optimizer& optimizer,
                     const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return problem.start(team, point(), buffers());
-    restore(team, place_of(trajectory, params.slots));
-    advance(team, problem, optimizer, params.steps - 1, 1, kept(trajectory, params.slots), nullptr);
+    const T* const last = load(team, place_of(trajectory, params.slots));
+    advance(team, problem, optimizer, params.steps - 1, 1, last, state_, kept(trajectory, params.slots),
+            nullptr);
   }
 
   // Runs the rest of the plan: state_bar goes from the final state's cotangent to the initial state's.
   PB_HD void reverse(const Team& team, Problem& problem, const Optimizer& optimizer,
                      const UnrollParams& params, T* trajectory) const {
     if (params.steps == 0) return;
-    restore(team, place_of(trajectory, params.slots));
-    Index slot = params.slots;
+    Working working{load(team, place_of(trajectory, params.slots)), params.slots};
     for (Index i = params.plan_split; i < params.plan_length; ++i) {
       const PlacedOp op = params.plan[i];
       if (op.code() == OpCode::kReverse) {
-        const T* const known = kept(trajectory, op.kept() ? slot : -1);
-        if (i + 1 < params.plan_length) fetch(team, params.plan[i + 1], trajectory);
-        problem.gradient(team, state_, gradient_, optimizer.needs_gradient(), known);
-        optimizer.pullback(team, op.step(), size_, state_, gradient_, state_bar_, gradient_bar_);
-        problem.pullback(team, state_, gradient_bar_, state_bar_);
+        T* const known = kept(trajectory, op.kept() ? working.slot : -1);
+        const T* const state = working.state;
+        const T* const next = upcoming(params, i, trajectory);
+        fetch(team, next, 0);
+        problem.gradient(team, state, gradient_, optimizer.needs_gradient(), known);
+        optimizer.pullback(team, op.step(), size_, state, gradient_, state_bar_, gradient_bar_);
+        fetch(team, next, 1);
+        problem.pullback(team, state, gradient_bar_, state_bar_);
       } else {
-        run(team, problem, optimizer, op, slot, trajectory);
+        run(team, problem, optimizer, params, i, working, trajectory);
       }
     }
   }
@@ -85,42 +90,87 @@ class Unroll {
     problem.start(team, point(), buffers());
     for (Index t = 0; t < params.steps; ++t) {
       if (bad == params.steps && !sound(t)) bad = static_cast<int>(t);
-      advance(team, problem, optimizer, t, 1, nullptr, nullptr);
+      advance(team, problem, optimizer, t, 1, state_, state_, nullptr, nullptr);
     }
     return bad;
   }
 
  private:
+  // Where a team reads a slot as fast as its scratch, states stay in their slots: none is copied to be worked on.
+  static constexpr bool kInPlace = requires { requires Team::kSlotsAreNear; };
+
   // `slot`: the last one that an op has named.
-  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer, PlacedOp op,
-                 Index& slot, T* trajectory) const {
+  struct Working {
+    T* state;
+    Index slot = -1;
+  };
+
+  PB_HD void run(const Team& team, const Problem& problem, const Optimizer& optimizer,
+                 const UnrollParams& params, Index i, Working& working, T* trajectory) const {
+    const PlacedOp op = params.plan[i];
     if (op.code() == OpCode::kAdvance) {
-      T* const to_keep = kept(trajectory, op.kept() ? slot : -1);
-      return advance(team, problem, optimizer, op.step(), op.operand(), nullptr, to_keep);
+      T *const to_keep = kept(trajectory, op.kept() ? working.slot : -1), *const to =
+                                                                              goal(params, i, trajectory);
+      advance(team, problem, optimizer, op.step(), op.operand(), working.state, to, nullptr, to_keep);
+      working.state = to;
+      return;
     }
-    slot = op.operand();
+    working.slot = op.operand();
     if (op.code() == OpCode::kSave) {
-      save(team, saved_size_, state_, place_of(trajectory, slot));
+      save(team, working.state, place_of(trajectory, working.slot));
     } else {
-      restore(team, place_of(trajectory, slot));
+      working.state = load(team, place_of(trajectory, working.slot));
     }
   }
 
-  // The slot that the next op loads: a trajectory read backwards is nothing that processors foresee.
-  PB_HD void fetch(const Team& team, PlacedOp next, const T* trajectory) const {
-    if constexpr (requires { team.fetch(slot_size(), trajectory); }) {
-      if (next.code() == OpCode::kLoad) team.fetch(slot_size(), trajectory + next.operand() * slot_size());
+  // Where to leave the state that op i makes (-1: the initial one): where it will be saved, if that costs nothing.
+  PB_HD T* goal([[maybe_unused]] const UnrollParams& params, [[maybe_unused]] Index i,
+                [[maybe_unused]] T* trajectory) const {
+    if constexpr (kInPlace) {
+      if (i + 1 == params.plan_split) return place_of(trajectory, params.slots);
+      const bool last = i + 1 == params.plan_length;
+      if (!last && params.plan[i + 1].code() == OpCode::kSave)
+        return place_of(trajectory, params.plan[i + 1].operand());
+    }
+    return state_;
+  }
+
+  // The slot that the op after op i loads, or null.
+  PB_HD const T* upcoming(const UnrollParams& params, Index i, const T* trajectory) const {
+    if (i + 1 == params.plan_length || params.plan[i + 1].code() != OpCode::kLoad) return nullptr;
+    return trajectory + params.plan[i + 1].operand() * slot_size();
+  }
+
+  // A half of a slot: a trajectory read backwards is nothing that processors foresee, and a whole slot at once is more
+  // than they fetch without keeping other reads waiting.
+  PB_HD void fetch([[maybe_unused]] const Team& team, [[maybe_unused]] const T* slot,
+                   [[maybe_unused]] Index half) const {
+    if constexpr (requires { team.fetch(slot_size(), slot); }) {
+      const Index first = slot_size() / 2;
+      if (slot) half == 0 ? team.fetch(first, slot) : team.fetch(slot_size() - first, slot + first);
     }
   }
 
-  // `known` are the predictions of the first step, where there are any; `to_keep`, where to leave them.
+  // `count` steps from one state to another; without kInPlace both are state_. `known` are the predictions of the first
+  // step, where there are any; `to_keep`, where to leave them.
   PB_NOINLINE PB_HD void advance(const Team& team, const Problem& problem, const Optimizer& optimizer,
-                                 Index step, Index count, const T* known, T* to_keep) const {
+                                 Index step, Index count, [[maybe_unused]] const T* from,
+                                 [[maybe_unused]] T* to, T* known, T* to_keep) const {
     for (Index t = step; t < step + count; ++t) {
-      const bool first = t == step;
-      problem.gradient(team, state_, gradient_, true, first ? known : nullptr);
-      if (first && to_keep) save(team, kept_size_, problem.predictions(), to_keep);
-      optimizer.step(team, t, size_, state_, gradient_);
+      const bool first = t == step, last = t == step + count - 1;
+      const T* const state = kInPlace && first ? from : state_;
+      make_gradient(team, problem, state, first ? known : nullptr, first ? to_keep : nullptr);
+      optimizer.step(team, t, size_, state, gradient_, kInPlace && last ? to : state_);
+    }
+  }
+
+  PB_HD void make_gradient(const Team& team, const Problem& problem, const T* state, T* known,
+                           T* to_keep) const {
+    if constexpr (kInPlace && requires { problem.gradient(team, state, gradient_, true, known, to_keep); }) {
+      problem.gradient(team, state, gradient_, true, known, to_keep);
+    } else {
+      problem.gradient(team, state, gradient_, true, known);
+      if (to_keep) copy(team, kept_size_, problem.predictions(), to_keep);
     }
   }
 
@@ -139,21 +189,28 @@ class Unroll {
     }
   }
 
+  PB_HD void save(const Team& team, const T* state, T* slot) const {
+    if (!kInPlace || state != slot) copy(team, saved_size_, state, slot);
+  }
+
+  // Where the state of a slot is then.
+  PB_HD T* load([[maybe_unused]] const Team& team, T* slot) const {
+    if constexpr (kInPlace) {
+      return slot;
+    } else if constexpr (requires { team.restore(slot, state_); }) {
+      team.restore(slot, state_);
+    } else {
+      copy(team, state_size_, slot, state_);
+    }
+    return state_;
+  }
+
   // n: scalars of the slot.
-  PB_HD void save(const Team& team, Index n, const T* from, T* to) const {
+  PB_HD void copy(const Team& team, Index n, const T* from, T* to) const {
     if constexpr (requires { team.save(n, from, to); }) {
       team.save(n, from, to);
     } else {
       team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
-    }
-  }
-
-  PB_HD void restore(const Team& team, const T* from) const {
-    T* const to = state_;
-    if constexpr (requires { team.restore(from, to); }) {
-      team.restore(from, to);
-    } else {
-      team.for_lanes(state_size_, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
     }
   }
 

@@ -29,15 +29,17 @@ class Adagrad {
 
   PB_HD bool needs_gradient() const { return true; }
 
-  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
+  // The next state goes to `next`, which may be `state`.
+  PB_HD void step(const Team& team, Index t, Index size, const T* state, const T* g, T* next) const {
     const T rate = settings_.get(team, kLr, t) / slowdown(team, t), eps = settings_.get(team, kEps, t),
             decay = settings_.get(team, kWeightDecay, t);
-    T* const total = state + size;
+    const T* const total = state + size;
+    T* const next_total = next + size;
     team.for_lanes(size, [=](Index i) {
       const Lane w = Team::load(state + i), h = Team::load(g + i) + decay * w;
       const Lane z = Team::load(total + i) + h * h;
-      Team::store(total + i, z);
-      Team::store(state + i, w - rate * (h / (square_root(z) + eps)));
+      Team::store(next_total + i, z);
+      Team::store(next + i, w - rate * (h / (square_root(z) + eps)));
     });
   }
 

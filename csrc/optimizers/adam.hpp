@@ -42,18 +42,21 @@ class Adam {
 
   PB_HD bool needs_gradient() const { return true; }
 
-  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
+  // The next state goes to `next`, which may be `state`.
+  PB_HD void step(const Team& team, Index t, Index size, const T* state, const T* g, T* next) const {
     const Numbers s = numbers(team, t);
-    T *const mean = state + size, *const square = mean + size,
-             *const top = settings_.flag(kAmsgrad) ? square + size : nullptr;
+    const bool amsgrad = settings_.flag(kAmsgrad);
+    const T *const mean = state + size, *const square = mean + size, *const top = square + size;
+    T *const next_mean = next + size, *const next_square = next_mean + size,
+             *const next_top = next_square + size;
     team.for_lanes(size, [=](Index i) {
       const Lane w = Team::load(state + i), h = Team::load(g + i) + s.coupled * w;
       const Moments x = moments(s, h, Team::load(mean + i), Team::load(square + i));
       Lane largest = x.square;
-      if (top) Team::store(top + i, largest = larger(Team::load(top + i), largest));
-      Team::store(mean + i, x.mean);
-      Team::store(square + i, x.square);
-      Team::store(state + i, w - s.faded * w - s.rate * (x.mean / (square_root(largest) * s.scale + s.eps)));
+      if (amsgrad) Team::store(next_top + i, largest = larger(Team::load(top + i), largest));
+      Team::store(next_mean + i, x.mean);
+      Team::store(next_square + i, x.square);
+      Team::store(next + i, w - s.faded * w - s.rate * (x.mean / (square_root(largest) * s.scale + s.eps)));
     });
   }
 

@@ -37,15 +37,16 @@ class RmsProp {
 
   PB_HD bool needs_gradient() const { return true; }
 
-  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
+  // The next state goes to `next`, which may be `state`.
+  PB_HD void step(const Team& team, Index t, Index size, const T* state, const T* g, T* next) const {
     const Numbers s = numbers(team, t);
     const Offsets at = offsets(size);
     team.for_lanes(size, [=](Index i) {
       const Step x = advance(s, at, state + i, Team::load(g + i));
-      Team::store(state + at.square + i, x.square);
-      if (at.mean) Team::store(state + at.mean + i, x.mean);
-      if (at.velocity) Team::store(state + at.velocity + i, x.velocity);
-      Team::store(state + i, x.w - s.lr * x.velocity);
+      Team::store(next + at.square + i, x.square);
+      if (at.mean) Team::store(next + at.mean + i, x.mean);
+      if (at.velocity) Team::store(next + at.velocity + i, x.velocity);
+      Team::store(next + i, x.w - s.lr * x.velocity);
     });
   }
 

@@ -40,29 +40,31 @@ class Sgd {
   // Whether pullback() reads the gradient.
   PB_HD bool needs_gradient() const { return lr_bar_ || (momentum_bar_ && nesterov_); }
 
-  PB_HD void step(const Team& team, Index t, Index size, T* state, const T* g) const {
+  // The next state goes to `next`, which may be `state`.
+  PB_HD void step(const Team& team, Index t, Index size, const T* state, const T* g, T* next) const {
     const T lr = lr_[t];
     if (!momentum_ && !weight_decay_) {
-      team.for_lanes(
-          size, [=](Index i) { Team::store(state + i, Team::load(state + i) - lr * Team::load(g + i)); });
+      team.for_lanes(size,
+                     [=](Index i) { Team::store(next + i, Team::load(state + i) - lr * Team::load(g + i)); });
       return;
     }
     const T decay = weight_decay_ ? weight_decay_[t] : T{};
     if (!momentum_) {
       team.for_lanes(size, [=](Index i) {
         const Lane w = Team::load(state + i);
-        Team::store(state + i, w - lr * (Team::load(g + i) + decay * w));
+        Team::store(next + i, w - lr * (Team::load(g + i) + decay * w));
       });
       return;
     }
     const T mu = momentum_[t];
-    T* const velocity = state + size;
+    const T* const velocity = state + size;
+    T* const next_velocity = next + size;
     const bool nesterov = nesterov_;
     team.for_lanes(size, [=](Index i) {
       const Lane w = Team::load(state + i), h = Team::load(g + i) + decay * w;
       const Lane v = mu * Team::load(velocity + i) + h;
-      Team::store(velocity + i, v);
-      Team::store(state + i, w - lr * (nesterov ? h + mu * v : v));
+      Team::store(next_velocity + i, v);
+      Team::store(next + i, w - lr * (nesterov ? h + mu * v : v));
     });
   }
 
@@ -71,9 +73,10 @@ class Sgd {
                       T* g_bar) const {
     const T lr = lr_[t], decay = weight_decay_ ? weight_decay_[t] : T{}, mu = momentum_ ? momentum_[t] : T{};
     if (!momentum_ && !lr_bar_ && !weight_decay_bar_) {  // nothing to sum, as in MAML
+      const bool decays = bool(weight_decay_);
       team.for_lanes(size, [=](Index i) {
         const Lane w_bar = Team::load(state_bar + i), h_bar = -lr * w_bar;
-        Team::store(state_bar + i, w_bar + decay * h_bar);
+        if (decays) Team::store(state_bar + i, w_bar + decay * h_bar);
         Team::store(g_bar + i, h_bar);
       });
       return;

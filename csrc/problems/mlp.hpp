@@ -27,9 +27,10 @@ class MlpProblem {
       : params_(params), shape_(params), network_(arena, params, shape_, params.support, reverse) {
     if (!reverse) return;
     outer_ = arena.take<T>(network_.rows().scores_size());
-    tangents_ = arena.take<T>(network_.entries());
+    tangents_ = arena.take<T>(network_.units());
     bars_ = arena.take<T>(network_.entries());
     backs_ = arena.take<T>(network_.entries());
+    turned_ = arena.take<T>(network_.turned_size());
   }
 
   PB_HD Index size() const { return shape_.size(); }
@@ -45,9 +46,7 @@ class MlpProblem {
     network_.load(team, task);
     if (!reverse) return;
     fill_zero(team, outer_, network_.rows().scores_size());  // padding stays finite
-    fill_zero(team, tangents_, network_.entries());
-    fill_zero(team, bars_, network_.entries());
-    fill_zero(team, backs_, network_.entries());
+    network_.clear_turned(team, turned_);
     if (x_bar_) clear_features(team, params_.support, params_.features, task);
   }
 
@@ -67,19 +66,18 @@ class MlpProblem {
   PB_HD Index predictions_size() const { return network_.predictions_size(); }
   PB_HD const T* predictions() const { return network_.predictions(); }
 
-  // Leaves the activations and the D of w behind for a pullback at the same w, the former made again unless `known`; g is
-  // not written without `wanted`.
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
+  // Leaves the activations and the D of w behind for a pullback at the same w, the former made again unless `known`, and
+  // then in `to_keep` if there is one; both stay in use. g is not written without `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, T* known, T* to_keep = nullptr) const {
     const LinearRows<Team, Loss>& rows = network_.rows();
     const Index stride = rows.stride();
     T* const residual = network_.residual();
-    if (known) {
-      network_.recall(team, known);
-    } else {
-      network_.forward(team, w);
-    }
+    network_.put(team, known, to_keep);
+    if (!known) network_.forward(team, w);
     team.for_lanes(rows.count(), [=, this](Index i) {
-      if (!known) {
+      if (known) {
+        network_.recall(i, known);
+      } else {
         network_.rows().predict(i);
         network_.remember(i);
       }
@@ -112,26 +110,30 @@ class MlpProblem {
     const Index rows = params_.support.rows, last = shape_.hidden(), stride = network_.rows().stride();
     for (Index l = 1; l <= last; ++l) {
       const Matrix<const T> before = network_.with_one(l - 1), a = network_.with_one(l);
-      const Matrix<T> tangent = network_.in(tangents_, l), bar = network_.in(bars_, l);
-      const Matrix<const T> delta = network_.delta(l);
-      const Index columns = shape_.padded(l), width = shape_.width(l - 1);
-      team.mix({rows, columns, width + 1}, {before.data, before.row, 1}, shape_.weight(v, l), tangent);
-      if (l > 1) {
-        const Matrix<const T> pushed = network_.in(tangents_, l - 1);
-        team.mix({rows, columns, width, true}, {pushed.data, pushed.row, 1}, shape_.weight(w, l), tangent);
+      const Matrix<T> tangent = network_.in_units(tangents_, l), bar = network_.in(bars_, l);
+      const Matrix<const T> delta = network_.delta(l), v_weight = shape_.weight(v, l);
+      const Index columns = shape_.padded(l), width = shape_.width(l - 1), one = shape_.width(l);
+      const Strided<const T> units{before.data, before.row, 1};
+      if (l == 1) {
+        team.mix({rows, columns, width + 1}, units, v_weight, tangent);
+      } else {
+        const Matrix<const T> pushed = network_.in_units(tangents_, l - 1);
+        mix_both<Team>(team, {rows, columns, 0}, {width + 1, units, v_weight},
+                       {width, {pushed.data, pushed.row, 1}, shape_.weight(w, l)}, tangent);
       }
       network_.for_units(team, l, [=](Index i, Index j, auto phi) {
-        const Lane value = Team::load(a.data + i), z = Team::load(tangent.data + j);
+        const Lane value = Team::load(a.data + i), z = Team::load(tangent.data + i);
         const Lane bend = phi.template bend<Team>(value), slope = phi.template slope<Team>(value);
-        Team::store(tangent.data + j, slope * z);
+        Team::store(tangent.data + i, slope * z);
         Team::store(bar.data + j, Team::load(delta.data + j) * bend * z);
       });
+      team.for_each(rows, [=](Index i) { tangent[i][one] = 0; });
     }
     const LinearHead<Team>& head = shape_.head();
     head.scores(team, shape_.head_of(v), network_.with_one(last), rows, outer_, stride);
     if (last > 0) {
       team.dots({head.classes(), shape_.width(last), rows, true}, head.weight(shape_.head_of(w)),
-                network_.in(tangents_, last), {outer_, stride, 1});
+                network_.in_units(tangents_, last), {outer_, stride, 1});
     }
   }
 
@@ -148,8 +150,8 @@ class MlpProblem {
     head.gather(team, u, stride, network_.with_one(last), rows, to);
     if (last > 0) {
       const Matrix<T> back = network_.in(backs_, last);
-      team.mix({classes, shape_.width(last), rows, true}, {residual, stride, 1}, network_.in(tangents_, last),
-               head.weight(to));
+      team.mix({classes, shape_.width(last), rows, true}, {residual, stride, 1},
+               network_.in_units(tangents_, last), head.weight(to));
       team.mix({rows, shape_.padded(last), classes}, {u, 1, stride}, head.weight(w_head), back);
       team.mix({rows, shape_.padded(last), classes, true}, {residual, 1, stride}, head.weight(v_head), back);
     } else if (x_bar_) {
@@ -168,16 +170,33 @@ class MlpProblem {
       const Lane slope = phi.template slope<Team>(Team::load(a.data + i));
       Team::store(bar.data + j, Team::load(bar.data + j) + slope * Team::load(back.data + j));
     });
-    team.mix({width + 1, columns, rows, true}, {before.data, 1, before.row}, bar, shape_.weight(w_bar, l));
+    const Strided<const T> units{before.data, 1, before.row};
     if (l > 1) {
-      const Matrix<const T> pushed = network_.in(tangents_, l - 1);
-      team.mix({width, columns, rows, true}, {pushed.data, 1, pushed.row}, delta, shape_.weight(w_bar, l));
-      const Matrix<T> next = network_.in(backs_, l - 1);
-      network_.send_back(team, l, bar, shape_.weight(w, l), next, false);
-      network_.send_back(team, l, delta, shape_.weight(v, l), next, true);
-    } else if (x_bar_) {
+      const Matrix<const T> pushed = network_.in_units(tangents_, l - 1);
+      mix_both<Team>(team, {width + 1, columns, 0, true}, {rows, units, bar},
+                     {rows, {pushed.data, 1, pushed.row}, delta}, shape_.weight(w_bar, l));
+      send_back(team, l, w, v);
+    } else {
+      team.mix({width + 1, columns, rows, true}, units, bar, shape_.weight(w_bar, l));
+      if (!x_bar_) return;
       network_.send_back(team, l, bar, shape_.weight(w, l), x_bar_, true);
       network_.send_back(team, l, delta, shape_.weight(v, l), x_bar_, true);
+    }
+  }
+
+  // D'_l W_l^T + D_l V_l^T into backs_, for l > 1.
+  PB_HD void send_back(const Team& team, Index l, const T* w, const T* v) const {
+    const Index rows = params_.support.rows, width = shape_.width(l);
+    const Matrix<const T> bar = network_.in(bars_, l), delta = network_.delta(l);
+    const Matrix<T> back = network_.in(backs_, l - 1);
+    if constexpr (Network::kTurns) {
+      network_.turn(team, l, v, turned_);
+      mix_both<Team>(team, {rows, shape_.padded(l - 1), 0},
+                     {width, {bar.data, bar.row, 1}, network_.turned(l)},
+                     {width, {delta.data, delta.row, 1}, network_.in_turned(turned_, l)}, back);
+    } else {
+      network_.send_back(team, l, bar, shape_.weight(w, l), back, false);
+      network_.send_back(team, l, delta, shape_.weight(v, l), back, true);
     }
   }
 
@@ -187,7 +206,7 @@ class MlpProblem {
   Index task_ = 0;
   Matrix<T> x_bar_;
   T rho_ = 0, rho_bar_ = 0;
-  T *outer_ = nullptr, *tangents_ = nullptr, *bars_ = nullptr, *backs_ = nullptr;
+  T *outer_ = nullptr, *tangents_ = nullptr, *bars_ = nullptr, *backs_ = nullptr, *turned_ = nullptr;
 };
 
 }  // namespace pb::inline PB_ISA

@@ -25,22 +25,28 @@ class MlpNetwork {
         phi_(params.activation),
         rows_(arena, data, params.classes, reverse),
         inputs_(arena.take<T>(data.rows * shape.padded_with_one(0))) {
-    Index units = 0, entries = 0;
+    Index units = 0, entries = 0, turned = 0;
     for (Index l = 1; l <= shape.hidden(); ++l) {
       activation_at_[l - 1] = units;
       delta_at_[l - 1] = entries;
+      turned_at_[l - 1] = turned;
       units += data.rows * shape.padded_with_one(l);
       entries += data.rows * shape.padded(l);
+      if (kTurns && l > 1) turned += shape.width(l) * shape.padded(l - 1);
     }
     units_ = units;
     entries_ = entries;
-    activations_ = arena.take<T>(predictions_size());
+    turned_size_ = turned;
+    activations_ = own_activations_ = arena.take<T>(predictions_size());
     deltas_ = arena.take<T>(entries);
     residual_ = arena.take<T>(rows_.scores_size());
+    turned_ = arena.take<T>(turned);
   }
 
   PB_HD const LinearRows<Team, Loss>& rows() const { return rows_; }
-  PB_HD Index entries() const { return entries_; }  // of buffers of the layout of the D_l
+  PB_HD Index units() const { return units_; }              // of buffers of the layout of the [A_l 1]
+  PB_HD Index entries() const { return entries_; }          // of those of the D_l
+  PB_HD Index turned_size() const { return turned_size_; }  // of those of the W_l^T
 
   // [A_l 1]
   PB_HD Matrix<const T> with_one(Index l) const {
@@ -49,8 +55,14 @@ class MlpNetwork {
   PB_HD Matrix<const T> delta(Index l) const { return in(deltas_, l); }
   PB_HD T* residual() const { return residual_; }  // R, class-major [c, stride of rows()]
 
-  // The matrix of layer l in a buffer of entries() scalars.
+  // The matrix of layer l in a buffer of entries() scalars, of units(), and of turned_size().
   PB_HD Matrix<T> in(T* buffer, Index l) const { return {buffer + delta_at_[l - 1], shape_.padded(l)}; }
+  PB_HD Matrix<T> in_units(T* buffer, Index l) const {
+    return {buffer + activation_at_[l - 1], shape_.padded_with_one(l)};
+  }
+  PB_HD Matrix<T> in_turned(T* buffer, Index l) const {
+    return {buffer + turned_at_[l - 1], shape_.padded(l - 1)};
+  }
 
   // f(place in A, place in D, phi) for every pack of units of layer l and every example.
   template <class F>
@@ -67,9 +79,7 @@ class MlpNetwork {
   PB_HD void load(const Team& team, Index task) const {
     rows_.clear(team);
     load_rows(team, data_, task, shape_.head().classes(), rows_.buffers());
-    fill_zero(team, activations_, units_);  // padding stays finite
-    fill_zero(team, deltas_, entries_);
-    fill_zero(team, residual_, rows_.scores_size());
+    clear_turned(team, turned_);
     const Matrix<const T> x = data_.x.matrix(task);
     const Index features = shape_.width(0), row = shape_.padded_with_one(0);
     T* const inputs = inputs_;
@@ -99,7 +109,7 @@ class MlpNetwork {
                    [=](Index k, Index i) { scores[k * stride + i] += bias[k]; });
   }
 
-  // All D_l, from R; and G into g, unless that is null.
+  // All D_l, from R; and G into g, unless that is null. Leaves the W_l^T behind.
   PB_HD void backward(const Team& team, const T* w, T* g) const {
     const Index rows = data_.rows, stride = rows_.stride(), last = shape_.hidden();
     const LinearHead<Team>& head = shape_.head();
@@ -123,8 +133,35 @@ class MlpNetwork {
         team.mix({shape_.width(l - 1) + 1, shape_.padded(l), rows}, {before.data, 1, before.row}, delta,
                  shape_.weight(g, l));
       }
-      if (l > 1) send_back(team, l, delta, shape_.weight(w, l), in(deltas_, l - 1), false);
+      if (l == 1) continue;
+      if constexpr (kTurns) {
+        turn(team, l, w, turned_);
+        team.mix({rows, shape_.padded(l - 1), shape_.width(l)}, {delta.data, delta.row, 1}, turned(l),
+                 in(deltas_, l - 1));
+      } else {
+        send_back(team, l, delta, shape_.weight(w, l), in(deltas_, l - 1), false);
+      }
     }
+  }
+
+  // Where a team transposes fast, D W_l^T is made as a product of rows with W_l^T, which costs less than inner products.
+  static constexpr bool kTurns =
+      requires(const Team& team, Matrix<T> to) { team.transpose(Index{}, Index{}, Matrix<const T>(to), to); };
+
+  // W_l^T, as backward() left it behind.
+  PB_HD Matrix<const T> turned(Index l) const { return in_turned(turned_, l); }
+
+  // A buffer of turned_size() before its first use: where rows are padded, padding stays finite.
+  PB_HD void clear_turned(const Team& team, T* buffer) const {
+    for (Index l = 2; kTurns && l <= shape_.hidden(); ++l) {
+      const Matrix<T> to = in_turned(buffer, l);
+      if (shape_.width(l - 1) < to.row) fill_zero(team, to.data, shape_.width(l) * to.row);
+    }
+  }
+
+  // The transposed weights of layer l > 1 into a buffer of turned_size().
+  PB_HD void turn(const Team& team, Index l, const T* w, T* buffer) const {
+    transpose<Team>(team, shape_.width(l - 1), shape_.width(l), shape_.weight(w, l), in_turned(buffer, l));
   }
 
   // before (+)= D W_l^T
@@ -138,18 +175,28 @@ class MlpNetwork {
   PB_HD Index predictions_size() const { return units_ + rows_.scores_size(); }
   PB_HD const T* predictions() const { return activations_; }
 
+  // Where they are from now on: where they were kept, where they are to be kept, or (both null) in scratch. A team to which
+  // scratch is nearer than a slot always works there.
+  PB_HD void put(const Team& team, T* known, T* to_keep) const {
+    if constexpr (requires { requires Team::kSlotsAreNear; }) {
+      T* const place = known ? known : to_keep ? to_keep : own_activations_;
+      team.for_each(1, [=, this](Index) { activations_ = place; });
+    } else if (known) {
+      T* const to = activations_;
+      team.for_lanes(units_, [=](Index i) { Team::store(to + i, Team::load(known + i)); });
+    }
+  }
+
   // Takes P of rows i.. into predictions(), or out of those that were kept.
   PB_HD void remember(Index i) const {
     for (Index k = 0; k < shape_.head().classes(); ++k) {
       Team::store(activations_ + units_ + k * rows_.stride() + i, rows_.scores(i)[k]);
     }
   }
-  PB_HD void recall(const Team& team, const T* known) const {
-    T *const to = activations_, *const scores = rows_.scores();
-    const Index units = units_;
-    team.for_lanes(predictions_size(), [=](Index i) {
-      Team::store(i < units ? to + i : scores + (i - units), Team::load(known + i));
-    });
+  PB_HD void recall(Index i, const T* known) const {
+    for (Index k = 0; k < shape_.head().classes(); ++k) {
+      rows_.scores(i).set(k, Team::load(known + units_ + k * rows_.stride() + i));
+    }
   }
 
  private:
@@ -159,8 +206,10 @@ class MlpNetwork {
   const MlpShape<Team>& shape_;
   Activation phi_;
   LinearRows<Team, Loss> rows_;
-  Index activation_at_[kMaxLayers], delta_at_[kMaxLayers], units_, entries_;
-  T *inputs_, *activations_, *deltas_, *residual_;
+  Index activation_at_[kMaxLayers], delta_at_[kMaxLayers], turned_at_[kMaxLayers];
+  Index units_, entries_, turned_size_;
+  T *inputs_, *own_activations_, *deltas_, *residual_, *turned_;
+  mutable T* activations_;  // where put() said
 };
 
 }  // namespace pb::inline PB_ISA

@@ -41,14 +41,18 @@ class MlpOuter {
     team.for_each(1, [=](Index) { loss[task] = total[0]; });
   }
 
+  // Whether reverse() reads w, to run the network once more.
+  PB_HD bool runs_again() const {
+    return params_.logits_bar || params_.query.x_bar || params_.query.weights_bar ||
+           params_.query.targets_bar;
+  }
+
   // w_bar += the cotangent of w, given the one that forward() left; writes those of the data.
   PB_HD void reverse(const Team& team, Index task, const T* w, const T* unit_bar, T* w_bar) const {
     const Matrix<const T> extra = params_.logits_bar.matrix(task);
     const Matrix<T> x_bar = params_.query.x_bar.matrix(task);
     const T bar = params_.loss_bar ? params_.loss_bar[task] : T(0);
-    if (!extra && !x_bar && !params_.query.weights_bar && !params_.query.targets_bar) {
-      return add_scaled(team, shape_.size(), bar, unit_bar, w_bar);
-    }
+    if (!runs_again()) return add_scaled(team, shape_.size(), bar, unit_bar, w_bar);
     const Index stride = network_.rows().stride();
     T* const residual = network_.residual();
     network_.load(team, task);

@@ -42,13 +42,17 @@ class MlpShape {
 
   // w = flat, [P]; an absent one counts as zeros.
   PB_HD void read(const Team& team, const T* flat, T* w) const {
-    fill_zero(team, w, size_);
-    if (!flat) return;
+    if (!flat) return fill_zero(team, w, size_);
     for (Index l = 1; l <= hidden_; ++l) {
       const Matrix<T> to = weight(w, l);
-      const Index columns = width_[l];
-      team.for_pairs(width_[l - 1] + 1, columns, [=](Index i, Index j) { to[i][j] = flat[i * columns + j]; });
-      flat += (width_[l - 1] + 1) * columns;
+      const Index rows = width_[l - 1] + 1, columns = width_[l];
+      if (columns == to.row) {
+        copy(team, rows * columns, flat, to.data);
+      } else {
+        fill_zero(team, to.data, rows * to.row);
+        team.for_pairs(rows, columns, [=](Index i, Index j) { to[i][j] = flat[i * columns + j]; });
+      }
+      flat += rows * columns;
     }
     head_.read(team, {flat, head_.classes()}, head_of(w));
   }
@@ -57,10 +61,13 @@ class MlpShape {
   PB_HD void write(const Team& team, const T* w, T* flat) const {
     for (Index l = 1; l <= hidden_; ++l) {
       const Matrix<const T> from = weight(w, l);
-      const Index columns = width_[l];
-      team.for_pairs(width_[l - 1] + 1, columns,
-                     [=](Index i, Index j) { flat[i * columns + j] = from[i][j]; });
-      flat += (width_[l - 1] + 1) * columns;
+      const Index rows = width_[l - 1] + 1, columns = width_[l];
+      if (columns == from.row) {
+        copy(team, rows * columns, from.data, flat);
+      } else {
+        team.for_pairs(rows, columns, [=](Index i, Index j) { flat[i * columns + j] = from[i][j]; });
+      }
+      flat += rows * columns;
     }
     head_.write(team, head_of(w), {flat, head_.classes()});
   }
@@ -83,6 +90,11 @@ class MlpShape {
   }
 
  private:
+  // n: whole lanes.
+  PB_HD static void copy(const Team& team, Index n, const T* from, T* to) {
+    team.for_lanes(n, [=](Index i) { Team::store(to + i, Team::load(from + i)); });
+  }
+
   Index hidden_, size_ = 0;
   Index width_[kMaxLayers], offset_[kMaxLayers];
   LinearHead<Team> head_;

@@ -71,6 +71,7 @@ EDGES = {
     "one past a pack": {"sizes": (9, 17, 9), "n": 9, "m": 17},
     "growing": {"sizes": (1, 2, 5, 12, 31)},
     "eight layers": {"sizes": (2, 3, 4, 3, 4, 3, 4, 3, 2)},
+    "panels of packs, and rests": {"sizes": (2, 13, 27, 46, 3), "n": 11},
     "sinusoid": {"sizes": (1, 40, 40, 1), "n": 10, "m": 10, "activation": "relu", "tasks": (5,)},
     "no tasks dimension": {"tasks": ()},
     "no task": {"tasks": (0,)},

@@ -1,0 +1,242 @@
+// Rows of B scaled and added, C[p, q] (+)= sum_r A(p, r) B[r, q], on one CPU thread: packs along q, tiled over registers.
+//
+// Skinny shapes (a handful of classes against rows of features) are what a general GEMM is bad at: here the few rows
+// stay in registers while the long dimension streams. Every output is summed in one fixed order, whatever the tiling.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "core/constant.hpp"
+#include "core/team.hpp"
+#include "cpu/pack.hpp"
+
+namespace pb::inline PB_ISA {
+
+// How much of `rest` to take next: `most`, but the last two parts are even.
+constexpr Index next_part(Index rest, Index most) {
+  return rest <= most ? rest : rest >= 2 * most ? most : (rest + 1) / 2;
+}
+
+template <class T>
+struct MixTile {
+  static constexpr int kRows = kPackRegisters >= 32 ? 5 : 6, kPacks = 2;
+  static constexpr int kWide = kPackRegisters >= 32 ? 3 : 2;  // packs of the last tile, where sums are kLong
+  static constexpr Index kLong = 16;
+
+  // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
+  template <int P, int Q>
+  PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s,
+                            Index part) {
+    constexpr Index lanes = PackOf<T>::lanes;
+    const bool whole = part == lanes;
+    Pack<T> sum[P][Q] = {};
+    const T* b_row = b.data;
+    if (whole) {
+      for (Index r = 0; r < r_count; ++r, b_row += b.row) {
+        __builtin_prefetch(b_row + s.ahead, 0, 2);  // into the second-level cache: the first one is in use
+        Pack<T> packs[Q];
+#pragma GCC unroll 8
+        for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < P; ++i) {
+          const Pack<T> coefficient = in_register<T>(broadcast(a.data[i * a.row + r * a.column]));
+#pragma GCC unroll 8
+          for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
+        }
+      }
+    } else {
+      for (Index r = 0; r < r_count; ++r, b_row += b.row) {
+        for (int j = 0; j < Q; ++j) {
+          const Pack<T> pack = j + 1 < Q ? load_pack(b_row + j * lanes) : load_part(b_row + j * lanes, part);
+          for (int i = 0; i < P; ++i) {
+            sum[i][j] = multiply_add<T>(broadcast(a.data[i * a.row + r * a.column]), pack, sum[i][j]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j) {
+        T* const out = c[i] + j * lanes;
+        if (!whole && j + 1 == Q) {
+          store_part(out, s.accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
+        } else if (s.stream) {
+          stream_pack(out, sum[i][j]);
+        } else {
+          store_pack(out, s.accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
+        }
+      }
+    }
+  }
+
+  // By kPacks; in long sums the last three packs together, since a tile of one waits for its own sums.
+  template <int P>
+  static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+    constexpr Index lanes = PackOf<T>::lanes;
+    const Index wide = s.r < kLong ? kPacks : kWide, part = s.q % lanes, whole = s.q - part;
+    Index q = 0;
+    for (; q + wide * lanes < whole; q += kPacks * lanes)
+      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
+    with_constant<kWide>((whole - q) / lanes, [&](auto packs) {
+      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
+    });
+    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part);
+  }
+
+  // Whether every whole pack of C may bypass the caches.
+  static bool can_stream(const Shape& s, Matrix<T> c) {
+    const auto address = reinterpret_cast<std::uintptr_t>(c.data);
+    return s.stream && !s.accumulate && address % kPackBytes == 0 && c.row % PackOf<T>::lanes == 0;
+  }
+};
+
+// Where there are 16 registers: three to five packs of a row at once, so that no tile is one pack wide and waits for its
+// own sums. B is read anew for every two or three rows of C, and has to be in the first-level cache.
+template <class T>
+struct PanelTile {
+  static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 3, kMost = 5;  // packs of a row
+  static constexpr Index kShortest = 3, kLongest = 128;                     // rows of B
+
+  static bool fits(const Shape& s) {
+    const bool hinted = s.stream || s.ahead > 0, one_block = s.p == 5 || s.p == 6;  // of a MixTile
+    return kPackRegisters < 32 && !hinted && !one_block && s.r > 0 && s.r <= kLongest &&
+           s.q >= kLeast * kLanes;
+  }
+
+  // P rows by Q packs of C, from row p and column q on: the sum of all terms.
+  template <int P, int Q>
+  PB_NOINLINE static void run(const Term<const T>* terms, int count, Index p, Index q, T* c, Index c_row,
+                              bool accumulate) {
+    Pack<T> sum[P][Q] = {};
+    for (const Term<const T>* term = terms; term != terms + count; ++term) {
+      const T *a = term->a.data + p * term->a.row, *b = term->b.data + q;
+      const Index row = term->a.row, next_a = term->a.column, next_b = term->b.row;
+      for (Index r = term->r; r > 0; --r, a += next_a, b += next_b) add<P, Q>(a, row, b, sum);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i, c += c_row) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j) {
+        T* const out = c + j * kLanes;
+        store_pack(out, accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
+      }
+    }
+  }
+
+  // sum += a b: a column of A by a row of B.
+  template <int P, int Q>
+  PB_INLINE static void add(const T* a, Index row, const T* b, Pack<T> (&sum)[P][Q]) {
+    Pack<T> coefficients[P];
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i) coefficients[i] = in_register<T>(broadcast(a[i * row]));
+#pragma GCC unroll 8
+    for (int j = 0; j < Q; ++j) {
+      const Pack<T> pack = in_register<T>(load_pack(b + j * kLanes));
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(coefficients[i], pack, sum[i][j]);
+    }
+  }
+
+  // R < kShortest rows of B and Q packs of them: all of them in registers, and C row by row.
+  template <int R, int Q>
+  PB_NOINLINE static void run_thin(const Term<const T>& term, Index rows, Index q, Matrix<T> c,
+                                   bool accumulate) {
+    Pack<T> packs[R][Q];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j) packs[r][j] = load_pack(term.b[r] + q + j * kLanes);
+    }
+    const T* a = term.a.data;
+    T* out = c.data + q;
+    for (; rows > 0; --rows, a += term.a.row, out += c.row) {
+      Pack<T> sum[Q] = {};
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const Pack<T> coefficient = in_register<T>(broadcast(a[r * term.a.column]));
+#pragma GCC unroll 8
+        for (int j = 0; j < Q; ++j) sum[j] = multiply_add<T>(coefficient, packs[r][j], sum[j]);
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j)
+        store_pack(out + j * kLanes, accumulate ? load_pack(out + j * kLanes) + sum[j] : sum[j]);
+    }
+  }
+
+  // In blocks of about even heights.
+  template <int Q>
+  static void panel(const Term<const T>* terms, int count, Index rows, Index q, Matrix<T> c,
+                    bool accumulate) {
+    constexpr int most = Q == 3 ? 3 : 2;
+    if (count == 1 && terms->r < kShortest)
+      return with_constant<kShortest - 1>(
+          terms->r, [&](auto R) { run_thin<decltype(R)::value, Q>(*terms, rows, q, c, accumulate); });
+    for (Index p = 0; p < rows;) {
+      const Index height = next_part(rows - p, most);
+      with_constant<most>(height, [&](auto P) {
+        run<decltype(P)::value, Q>(terms, count, p, q, c[p] + q, c.row, accumulate);
+      });
+      p += height;
+    }
+  }
+
+  // The whole packs of C; returns the number of its columns that they are.
+  static Index run_all(const Shape& s, const Term<const T>* terms, int count, Matrix<T> c) {
+    const Index whole = s.q / kLanes;
+    for (Index done = 0; done < whole;) {
+      const Index packs = next_part(whole - done, kMost), q = done * kLanes;
+      packs == 5   ? panel<5>(terms, count, s.p, q, c, s.accumulate)
+      : packs == 4 ? panel<4>(terms, count, s.p, q, c, s.accumulate)
+                   : panel<3>(terms, count, s.p, q, c, s.accumulate);
+      done += packs;
+    }
+    return whole * kLanes;
+  }
+};
+
+// Rows in blocks of about even heights: a low one would wait for its sums.
+template <class T>
+inline void mix_rows(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  using Tile = MixTile<T>;
+  s.stream = Tile::can_stream(s, c);
+  for (Index p = 0; p < s.p;) {
+    const Index rows = next_part(s.p - p, Tile::kRows);
+    const Strided<const T> block{a.data + p * a.row, a.row, a.column};
+    with_constant<Tile::kRows>(
+        rows, [&](auto P) { Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row}); });
+    p += rows;
+  }
+}
+
+// Whole packs in panels where those fit, what is left in rows.
+template <class T>
+inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  Index done = 0;
+  if (PanelTile<T>::fits(s)) {
+    const Term<const T> term{s.r, a, b};
+    done = PanelTile<T>::run_all(s, &term, 1, c);
+    s.q -= done;
+  }
+  if (s.q > 0) mix_rows<T>(s, a, {b.data + done, b.row}, {c.data + done, c.row});
+}
+
+// mix of two terms at once; `together` says whether both are summed before C is added, which decides about rounding.
+template <class T>
+inline void mix_both(Shape s, Term<const T> first, Term<const T> second, Matrix<T> c, bool together) {
+  Index done = 0;
+  if (together) {
+    const Term<const T> terms[]{first, second};
+    done = PanelTile<T>::run_all(s, terms, 2, c);
+    s.q -= done;
+  }
+  if (s.q == 0) return;
+  for (const Term<const T>& term : {first, second}) {
+    s.r = term.r;
+    mix_rows<T>(s, term.a, {term.b.data + done, term.b.row}, {c.data + done, c.row});
+    s.accumulate = true;
+  }
+}
+
+}  // namespace pb::inline PB_ISA
