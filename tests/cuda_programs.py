@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,19 @@ def compiled(source: Path, folder: Path, flags: list[str] | None = None) -> Path
     return target
 
 
-def assert_right(program: Path) -> None:
+def cpu_reference(name: str) -> Any:
+    """A fixture of a test module: the object file of csrc/cpu/`name`.cpp, what its kernels are compared with."""
+
+    @pytest.fixture(scope="module")
+    def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return compiled(ROOT / "csrc" / "cpu" / f"{name}.cpp", tmp_path_factory.mktemp("cpu"))
+
+    return cpu_kernels
+
+
+def assert_right(program: Path, *arguments: str) -> None:
     """A program that compares, and prints "right", does so under its sanitizers."""
-    done = run_program(program)
+    done = run_program(program, *arguments)
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import EMULATOR, MODES, emulated, run_program
+from cuda_programs import EMULATOR, MODES, assert_right, emulated, run_program
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")
 
@@ -40,8 +40,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kernel", SOUND)
 def test_sound_kernels_run(rules: dict[str, Path], mode: str, kernel: str) -> None:
-    done = run_program(rules[mode], kernel)
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(rules[mode], kernel)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -68,5 +67,4 @@ def test_race_is_found_with_threads(rules: dict[str, Path], kernel: str) -> None
 
 @pytest.mark.parametrize("mode", MODES)
 def test_block_team_agrees_with_plain_loops(tmp_path: Path, mode: str) -> None:
-    done = run_program(emulated(tmp_path, "team", mode, [EMULATOR / "team.cpp"]))
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+    assert_right(emulated(tmp_path, "team", mode, [EMULATOR / "team.cpp"]))

@@ -12,7 +12,7 @@ from cuda_programs import (
     ROOT,
     assert_no_spills,
     assert_right,
-    compiled,
+    cpu_reference,
     emulated,
     nvcc,
 )
@@ -34,10 +34,7 @@ KERNELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CPU kernels as they are, without sanitizers: the reference."""
-    return compiled(ROOT / "csrc" / "cpu" / "linear.cpp", tmp_path_factory.mktemp("cpu"))
+cpu_kernels = cpu_reference("linear")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")

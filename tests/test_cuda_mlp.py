@@ -6,16 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, assert_right, compiled, emulated, nvcc
+from cuda_programs import EMULATOR, MODES, ROOT, assert_no_spills, assert_right, cpu_reference, emulated, nvcc
 from mlp_cases import LOSSES
 
 CUDA = ROOT / "csrc" / "cuda"
 
 
-@pytest.fixture(scope="module")
-def cpu_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CPU kernels as they are, without sanitizers: the reference."""
-    return compiled(ROOT / "csrc" / "cpu" / "mlp.cpp", tmp_path_factory.mktemp("cpu"))
+cpu_kernels = cpu_reference("mlp")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator needs g++")

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "core/team.hpp"
+#include "core/lanes.hpp"
 #include "problems/linear_params.hpp"
 
 namespace pb::inline PB_ISA {
@@ -20,6 +20,14 @@ struct RowBuffers {
   PB_HD Index at(Index k, Index i) const { return (k * stride + i) * step; }
 };
 
+template <class Team>
+PB_HD void clear_targets(const Team& team, Index n, const RowBuffers<typename Team::Real>& to) {
+  if constexpr (std::is_same_v<typename Team::Real, typename Team::Scalar>) {
+    if (to.step == 1) return fill_zero(team, to.targets, n);
+  }
+  team.for_each(n, [=](Index i) { to.targets[i * to.step] = 0; });
+}
+
 // Reads targets and weights of one task. A label outside [0, classes) becomes NaN: it is checked before where that costs
 // nothing, and here it must not write elsewhere, nor pass in silence.
 template <class Team>
@@ -31,7 +39,7 @@ PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& da
   const auto weights = data.weights.vector(task);
   const Index rows = data.rows;
   const T factor = data.scale;
-  if (labels) team.for_each(classes * to.stride, [=](Index i) { to.targets[i * to.step] = 0; });
+  if (labels) clear_targets(team, classes * to.stride, to);
   team.for_each(to.stride, [=](Index i) {
     T total = 0;
     if (i < rows && labels) {
