@@ -6,11 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 from linear_cases import Case, assert_same_bits, fused
+from mlp_cases import MlpCase, solve
 from small_problems import leaf
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 
 import pybilevel as pb
+from pybilevel.engine import itinerary, perceptron
 from pybilevel.engine.itinerary import there_and_back
 from pybilevel.engine.layout import kept_design
 
@@ -35,9 +37,14 @@ CHANGES = {
 }
 
 
+def forget():
+    for remembered in (kept_design, perceptron.kept_slot_bytes, itinerary._remembered):
+        remembered.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    kept_design.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -45,9 +52,29 @@ def test_a_call_is_not_mistaken_for_the_one_before(name):
     """Bitwise the same right after a call that differs from it in one thing, and when nothing was called before."""
     changed = replace(CASE, **CHANGES[name])
     expected = fused(changed)
-    kept_design.cache_clear()
+    forget()
     fused(CASE)
     assert_same_bits(fused(changed), expected)
+
+
+NETWORK = MlpCase(variant="momentum", objective="ho", steps=6)
+NETWORK_CHANGES = {
+    "sizes": {"sizes": (3, 9, 4)},
+    "tasks": {"tasks": (7,)},
+    "dtype": {"dtype": torch.float32},
+    "steps": {"steps": 7},
+    "buffers": {"variant": "plain"},
+    "another optimizer": {"optimizer": "adam", "variant": "plain"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORK_CHANGES)
+def test_a_call_on_a_network_is_not_mistaken_for_the_one_before(name):
+    changed = replace(NETWORK, **NETWORK_CHANGES[name])
+    expected = solve(changed)
+    forget()
+    solve(NETWORK)
+    assert_same_bits(solve(changed), expected)
 
 
 def gradients(x, grad=True, **options):
@@ -103,7 +130,7 @@ def test_a_budget_knows_the_number_of_threads():
 @pytest.mark.parametrize("form", ["number", "()", "[*B, 1]", "[*B, T]", "[T]"])
 def test_forms_of_settings_reach_the_node_as_they_are(tasks, form):
     """Its gradients have the shapes of what was given, and the values of the generic engine."""
-    shapes = {"()": (), "[*B, 1]": (*tasks, 1 if tasks else 5), "[*B, T]": (*tasks, 5), "[T]": (5,)}
+    shapes = {"()": (), "[*B, 1]": (*tasks, 1), "[*B, T]": (*tasks, 5), "[T]": (5,)}
     lr = 0.1 if form == "number" else torch.full(shapes[form], 0.1, dtype=torch.float64, requires_grad=True)
     l2, weights = (
         torch.full(tasks, 0.2).double().requires_grad_(),

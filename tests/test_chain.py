@@ -47,6 +47,13 @@ def test_a_step_and_its_pullback_are_those_of_the_gradient_and_the_optimizer():
     assert not record[0].any() and record[1, 0] != 0
 
 
+def test_a_step_is_differentiable_once():
+    w = [leaf(3), leaf(3)]
+    found, _, _ = made((w[0] * w[1]).cos().sum(), w, [], pb.SGD(0.1))
+    with pytest.raises(NotImplementedError, match="double backward"):
+        torch.autograd.grad(found[0].sum(), w, create_graph=True)
+
+
 def test_a_step_tells_what_else_enters_the_loss():
     w, x = [leaf(3), leaf(3)], leaf(3)
 

@@ -160,8 +160,9 @@ def test_the_operator_checks_what_it_is_given(case):
 def test_the_node_checks_task_dimensions():
     """It gives tensors one axis of tasks before the operator sees them."""
     named = dict(zip(NAMES, arguments(Case()), strict=True))
-    for name, wrong in (("y", torch.tensor(0)), ("x", torch.ones(3))):
-        given = named | {"x": named["x"][None], name: wrong}
+    x, y = named["x"][None].expand(2, *named["x"].shape), named["y"][None].expand(2, *named["y"].shape)
+    for name, wrong in (("y", torch.tensor(0)), ("x", torch.ones(3)), ("y", y.transpose(0, 1))):
+        given = named | {"x": x, name: wrong}
         with pytest.raises(ValueError, match=r"has not the tasks|x must be"):
             linear_unroll(*given.values())
 

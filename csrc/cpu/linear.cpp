@@ -23,6 +23,8 @@ void run_tasks(const LinearParams<T>& params, LinearVariant variant, const Paral
                             [&]<class Task> { run_each<Task, kReverse, Solo<T>>(params, parallel); });
 }
 
+static_assert(Lanes<float>::kTasks == tasks_together(Regime::kLanes, kPackBytes, sizeof(float)));
+
 template <class T, bool kReverse>
 void run_lanes(const LinearParams<T>& params, LinearVariant variant, const Parallel& parallel) {
   constexpr Index size = Lanes<T>::kTasks;

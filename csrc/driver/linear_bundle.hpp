@@ -1,4 +1,4 @@
-// Several small tasks from their data to their results, the recurrence of all of them in the lanes of a pack; what
+// Several small tasks from their data to their results, the recurrence of all of them in the lanes of packs; what
 // driver/linear_task.hpp does for one task.
 #pragma once
 

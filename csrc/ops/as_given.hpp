@@ -63,8 +63,8 @@ class GivenTensors {
   at::Tensor flattened(const at::Tensor& t, Index before = 0) const {
     if (!t.defined() || tasks_.size() == 1) return t;
     const Index behind = before + static_cast<Index>(tasks_.size());
-    TORCH_CHECK_VALUE(t.dim() >= behind, "pybilevel: a tensor of the shape ", t.sizes(),
-                      " has not the tasks ", tasks_, " of x");
+    TORCH_CHECK_VALUE(t.dim() >= behind && t.sizes().slice(before, tasks_.size()) == at::IntArrayRef(tasks_),
+                      "pybilevel: a tensor of the shape ", t.sizes(), " has not the tasks ", tasks_, " of x");
     at::DimVector shape(t.sizes().begin(), t.sizes().begin() + before);
     shape.push_back(count_);
     shape.append(t.sizes().begin() + behind, t.sizes().end());

@@ -15,16 +15,19 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "ops/graph.hpp"
 #include "ops/optimizer.hpp"
+#include "ops/twice.hpp"
 
 namespace pb {
 namespace {
@@ -47,6 +50,7 @@ struct StepNode : torch::autograd::Node {
   Tensor settings_bar;  // [kMaxSettings]
 
   Tensors apply(Tensors&& bars) override {
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), kDifferentiatedTwice);
     const std::lock_guard<std::mutex> lock(mutex_);
     Tensors kept;
     for (const SavedVariable& one : saved) kept.push_back(one.unpack());
@@ -71,8 +75,22 @@ struct StepNode : torch::autograd::Node {
   }
 };
 
-// w and buffers after the step of `node`, as its outputs; `tensors` are w, g and buffers.
-Tensors outputs_of(const c10::intrusive_ptr<StepNode>& node, const Tensors& tensors) {
+// What torch holds a node by: an intrusive_ptr, up to torch 2.12 a shared_ptr, which a graph of any depth is freed by only
+// with a deleter of torch's own.
+using NodePointer = decltype(torch::autograd::Edge::function);
+
+template <class N, class Pointer>
+Pointer new_node() {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    return Pointer(new N, [](N* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<N>();
+  }
+}
+
+// w and buffers after the step of a node, as its outputs; `tensors` are w, g and buffers.
+Tensors outputs_of(const NodePointer& held, const Tensors& tensors) {
+  auto* const node = static_cast<StepNode*>(held.get());
   const at::TensorList all(tensors);
   const std::size_t n = node->leaves;
   node->set_next_edges(torch::autograd::collect_next_edges(tensors));
@@ -83,7 +101,7 @@ Tensors outputs_of(const c10::intrusive_ptr<StepNode>& node, const Tensors& tens
     after = optimizer_step(all.slice(0, n), all.slice(n, n), all.slice(2 * n), node->settings,
                            node->optimizer, node->flags, node->start, node->count);
   }
-  torch::autograd::set_history(after, node);
+  torch::autograd::set_history(after, held);
   return after;
 }
 
@@ -104,7 +122,8 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
     tensors.push_back(g.defined() ? std::move(g) : at::zeros_like(like));
   }
   tensors.insert(tensors.end(), state.begin() + leaves, state.end());
-  const auto node = c10::make_intrusive<StepNode>();
+  const NodePointer held = new_node<StepNode, NodePointer>();
+  auto* const node = static_cast<StepNode*>(held.get());
   node->settings = settings;
   node->optimizer = optimizer;
   node->flags = flags;
@@ -112,7 +131,7 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
   node->leaves = n;
   node->count = count;
   node->settings_bar = record.select(0, t);
-  return {outputs_of(node, tensors), plain};
+  return {outputs_of(held, tensors), plain};
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ class LinearOuter {
     T* const residuals = wanted ? left + head_.size() : nullptr;
     sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x{x_[first], x_.row};
-      T *const scores = rows_.scores() + first, *const residual = residuals + first;
+      T *const scores = rows_.scores() + first, *const residual = wanted ? residuals + first : nullptr;
       head_.scores(member, head, x, rows, scores, stride);
       shift(member, rows, head_.bias(head), scores, {logits[first], logits.row});
       member.for_lanes(rows, [=, this](Index i) {

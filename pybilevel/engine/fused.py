@@ -28,7 +28,7 @@ LOSSES = frozenset(loss for loss, _ in _C.registry()["problems"])
 REGIMES = {
     "tasks": "a thread per task",
     "rows": "all threads on the rows of one task after another",
-    "lanes": "a task per SIMD lane, the threads on different packs of tasks",
+    "lanes": "a task per SIMD lane, the threads on different pairs of packs",
 }
 
 CUDA_REGIMES = {

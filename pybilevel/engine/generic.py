@@ -40,7 +40,7 @@ def run(call: Call) -> tuple[Any, State]:
 
 
 def _run(call: Call) -> tuple[Any, State]:
-    dynamics = Dynamics(call, keep_first=torch.is_grad_enabled())
+    dynamics = Dynamics(call, keep_first=torch.is_grad_enabled() and call.callback is None)
     inputs = [*dynamics.start.flat(), *dynamics.theta, *dynamics.settings]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     machine = machine_for(call, dynamics, inputs, differentiated)

@@ -98,7 +98,7 @@ def left_size(x: Tensor | Features, classes: int, queries: int) -> int:
 
 
 def reversible(steps: int, reversed: int) -> bool:
-    """Whether the reverse half may follow the forward one: the outer objective then leaves its model's cotangent."""
+    """Whether the reverse half may follow the forward one: the outer objective then leaves something."""
     return steps == 0 or reversed > 0
 
 

@@ -180,7 +180,9 @@ def _by_type(
     *rest: Any,
 ) -> tuple[Any, ...]:
     """The constants of a schema as `unroll_node` takes them: names, scales, numbers, plan, sizes."""
-    precision, activation, sizes = (rest[0], "", ()) if len(rest) == 1 else ("fp32", *rest)
+    precision, activation, sizes = (
+        ("fp32", *rest) if len(rest) == 2 else (rest[0] if rest else "fp32", "", ())
+    )
     return (
         [loss, coordinates, regime, optimizer, precision, activation],
         [scale, query_scale],

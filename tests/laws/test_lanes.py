@@ -12,8 +12,8 @@ import pybilevel as pb
 from pybilevel.ops.linear import PACK_BYTES, PAIR
 
 LANES = [row for row in ROWS if row[2] == "lanes"]
-PACK = PAIR * PACK_BYTES // 8
-TASKS = 2 * PACK + 3
+TOGETHER = PAIR * PACK_BYTES // 8
+TASKS = 2 * TOGETHER + 3
 """Two pairs of packs of float64 and a third one that is not full; in float32 one, and a second that is not full."""
 
 CLOSE = 1e-13
@@ -85,7 +85,7 @@ def spoil(leaves, task, how):
     return step
 
 
-@pytest.mark.parametrize("task", [0, PACK - 1, PACK, TASKS - 1])
+@pytest.mark.parametrize("task", [0, TOGETHER - 1, TOGETHER, TASKS - 1])
 @pytest.mark.parametrize("how", BAD)
 @pytest.mark.parametrize("row", LANES, ids="-".join)
 def test_a_task_that_diverges_is_named_and_harms_no_other(row, how, task):
