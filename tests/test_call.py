@@ -47,14 +47,18 @@ def nothing_remembered():
     forget()
 
 
+def assert_not_mistaken(run, case, change):
+    """Bitwise the same right after a call that differs from it in one thing, and when nothing was called before."""
+    changed = replace(case, **change)
+    expected = run(changed)
+    forget()
+    run(case)
+    assert_same_bits(run(changed), expected)
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_call_is_not_mistaken_for_the_one_before(name):
-    """Bitwise the same right after a call that differs from it in one thing, and when nothing was called before."""
-    changed = replace(CASE, **CHANGES[name])
-    expected = fused(changed)
-    forget()
-    fused(CASE)
-    assert_same_bits(fused(changed), expected)
+    assert_not_mistaken(fused, CASE, CHANGES[name])
 
 
 NETWORK = MlpCase(variant="momentum", objective="ho", steps=6)
@@ -70,11 +74,7 @@ NETWORK_CHANGES = {
 
 @pytest.mark.parametrize("name", NETWORK_CHANGES)
 def test_a_call_on_a_network_is_not_mistaken_for_the_one_before(name):
-    changed = replace(NETWORK, **NETWORK_CHANGES[name])
-    expected = solve(changed)
-    forget()
-    solve(NETWORK)
-    assert_same_bits(solve(changed), expected)
+    assert_not_mistaken(solve, NETWORK, NETWORK_CHANGES[name])
 
 
 def gradients(x, grad=True, **options):

@@ -50,18 +50,5 @@ template <class T>
 PB_INLINE Twin<T> exponential(Twin<T> x) {
   return {{exponential(x.pack[0]), exponential(x.pack[1])}};
 }
-template <class T>
-PB_INLINE Twin<T> logarithm(Twin<T> x) {
-  return {{logarithm(x.pack[0]), logarithm(x.pack[1])}};
-}
-template <class T>
-PB_INLINE Twin<T> square_root(Twin<T> x) {
-  return {{square_root(x.pack[0]), square_root(x.pack[1])}};
-}
-template <class T>
-PB_INLINE Twin<T> multiply_add(Twin<T> a, Twin<T> b, Twin<T> c) {
-  return {
-      {multiply_add<T>(a.pack[0], b.pack[0], c.pack[0]), multiply_add<T>(a.pack[1], b.pack[1], c.pack[1])}};
-}
 
 }  // namespace pb::inline PB_ISA

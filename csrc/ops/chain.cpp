@@ -138,9 +138,8 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def(
-      "chain_step(Tensor value, Tensor[] state, Tensor[] known, Tensor?[] settings, str optimizer, int "
-      "flags, "
-      "int start, int leaves, Tensor record, int t, Tensor? count=None) -> (Tensor[], bool)");
+      "chain_step(Tensor value, Tensor[] state, Tensor[] known, Tensor?[] settings, str optimizer, "
+      "int flags, int start, int leaves, Tensor record, int t, Tensor? count=None) -> (Tensor[], bool)");
 }
 
 TORCH_LIBRARY_IMPL(pybilevel, CompositeImplicitAutograd, m) { m.impl("chain_step", &chain_step); }
