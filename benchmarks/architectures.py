@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """One transformer block (pre-norm, 4 heads) and a linear read-out of its mean."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int = 10) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.attend = nn.Linear(width, 3 * width)
@@ -29,7 +29,7 @@ class Attention(nn.Module):
 class Recurrent(nn.Module):
     """An LSTM of plain operations, which can be differentiated twice everywhere, and a linear read-out."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int = 10) -> None:
         super().__init__()
         self.width = width
         self.gates = nn.Linear(2 * width, 4 * width)
@@ -54,6 +54,6 @@ def convnet(width: int) -> nn.Module:
     )
 
 
-def perceptron(inputs: int, width: int) -> nn.Module:
+def perceptron(width: int) -> nn.Module:
     """One hidden layer: so small that the calls of torch cost more than the numbers."""
-    return nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 10))
+    return nn.Sequential(nn.Linear(20, width), nn.Tanh(), nn.Linear(width, 10))

@@ -30,6 +30,7 @@ from benchmarks.architectures import Attention, Recurrent, convnet, perceptron
 from benchmarks.measure import relative_errors
 from benchmarks.memory import peak_bytes, reset_peak
 from benchmarks.peers import training
+from benchmarks.peers.training import Budgets
 
 Row = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Case:
         batch: number of training and of validation examples.
         width: of the network.
         steps: T.
-        budget: what `memory=` is given.
+        budgets: what `memory=` is given.
         lr: the step size.
     """
 
@@ -54,20 +55,21 @@ class Case:
     batch: int
     width: int
     steps: int
-    budget: str
+    budgets: Budgets
     lr: float = 0.05
 
     def tiny(self) -> Case:
         shape = (
             (4, 8) if len(self.shape) == 2 else self.shape
         )  # a sequence of vectors; an image or a vector stays
-        return replace(self, shape=shape, batch=3, width=8, steps=3, budget="64MiB")
+        return replace(self, shape=shape, batch=3, width=8, steps=3, budgets=Budgets("64MiB", "64MiB"))
 
     def summary(self) -> str:
         """Sizes in one line."""
         count = sum(p.numel() for p in self.build(self.width).parameters())
         return (
-            f"{count:,} parameters, {self.batch} examples {list(self.shape)}, T={self.steps}, {self.budget}"
+            f"{count:,} parameters, {self.batch} examples {list(self.shape)}, T={self.steps}, "
+            f"{self.budgets.stated}, graphs kept in {self.budgets.eager}"
         )
 
     def problem(self, dtype: torch.dtype = torch.float32) -> training.Problem:
@@ -82,12 +84,20 @@ class Case:
 
 
 CASES = (
-    Case("convnet", convnet, (1, 28, 28), batch=32, width=32, steps=500, budget="64MiB"),
-    Case("attention", lambda w: Attention(w, 10), (16, 64), batch=8, width=64, steps=100, budget="16MiB"),
-    Case("recurrent", lambda w: Recurrent(w, 10), (16, 64), batch=8, width=64, steps=100, budget="16MiB"),
-    Case("small", lambda w: perceptron(20, w), (20,), batch=64, width=32, steps=100, budget="256KiB"),
-    Case("small-short", lambda w: perceptron(20, w), (20,), batch=64, width=32, steps=20, budget="256KiB"),
-    Case("linear", lambda w: nn.Linear(50, 10), (50,), batch=200, width=50, steps=100, budget="512KiB"),
+    Case("convnet", convnet, (1, 28, 28), 32, width=32, steps=500, budgets=Budgets("64MiB", "2.1GB")),
+    Case("attention", Attention, (16, 64), 8, width=64, steps=100, budgets=Budgets("16MiB", "200MB")),
+    Case("recurrent", Recurrent, (16, 64), 8, width=64, steps=100, budgets=Budgets("16MiB", "420MB")),
+    Case("small", perceptron, (20,), 64, width=32, steps=100, budgets=Budgets("256KiB", "8.5MB")),
+    Case("small-short", perceptron, (20,), 64, width=32, steps=20, budgets=Budgets("256KiB", "1.5MB")),
+    Case(
+        "linear",
+        lambda _: nn.Linear(50, 10),
+        (50,),
+        200,
+        width=50,
+        steps=100,
+        budgets=Budgets("512KiB", "4.5MB"),
+    ),
 )
 
 
@@ -102,12 +112,12 @@ def measure(
     """Seconds (the fastest of `repeats` or more), peak extra bytes (of the first run), and results of a contender."""
     run = training.CONTENDERS[name]
     problem = case.problem()
-    run(problem._replace(steps=2), case.budget)  # loads the libraries, starts the threads
+    run(problem._replace(steps=2), case.budgets)  # loads the libraries, starts the threads
     before = reset_peak("cpu")
     seconds: list[float] = []
     while len(seconds) < repeats or sum(seconds) < least_seconds:
         start = time.perf_counter()
-        found = run(problem, case.budget)
+        found = run(problem, case.budgets)
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
             peak = peak_bytes("cpu") - before
@@ -117,7 +127,7 @@ def measure(
 def rows(case: Case, names: Sequence[str], repeats: int, tiny: bool) -> Iterator[Row]:
     """One row a contender, each measured in a process of its own."""
     shape = case.tiny() if tiny else case
-    exact = training.CONTENDERS[OURS](shape.problem(torch.float64), shape.budget)
+    exact = training.CONTENDERS[OURS](shape.problem(torch.float64), shape.budgets)
     for name in names:
         missing = training.missing(name)
         yield {"name": name} | ({"status": missing} if missing else _apart(case, name, repeats, tiny, exact))

@@ -244,10 +244,10 @@ def test_the_figures_of_the_coordinates_are_made() -> None:
 @pytest.mark.parametrize("case", networks.CASES, ids=lambda case: case.name)
 def test_every_network_is_trained_alike_by_everyone(case: networks.Case) -> None:
     problem = case.tiny().problem()
-    exact = training.CONTENDERS["pybilevel, budget"](case.tiny().problem(torch.float64), case.tiny().budget)
+    exact = training.CONTENDERS["pybilevel, budget"](case.tiny().problem(torch.float64), case.tiny().budgets)
     for name, run in training.CONTENDERS.items():
         if training.missing(name) is None:
-            errors = measure.relative_errors(run(problem, case.tiny().budget), exact)
+            errors = measure.relative_errors(run(problem, case.tiny().budgets), exact)
             assert max(errors.values()) < measure.TOLERANCE, name
 
 

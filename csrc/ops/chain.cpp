@@ -6,6 +6,7 @@
 // a small network.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -41,28 +42,28 @@ using torch::autograd::SavedVariable;
 // settings_bar: as gradients of their own they would cost a node each. torch::autograd::Function would do, at some
 // microseconds more a step.
 struct StepNode : torch::autograd::Node {
-  std::vector<SavedVariable> saved;
+  std::vector<SavedVariable> saved;  // w, g, buffers; none where the pullback is the same at any values
   Settings settings;
   std::string optimizer;
   Index flags = 0, start = 0;
   std::size_t leaves = 0;
   std::optional<Tensor> count;
-  Tensor settings_bar;  // [kMaxSettings]
+  Tensor settings_bar;  // [kMaxSettings], undefined: not wanted
 
   Tensors apply(Tensors&& bars) override {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), kDifferentiatedTwice);
     const std::lock_guard<std::mutex> lock(mutex_);
-    Tensors kept;
-    for (const SavedVariable& one : saved) kept.push_back(one.unpack());
+    for (std::size_t i = 0; i < bars.size(); ++i) {
+      if (!bars[i].defined()) bars[i] = input_metadata(i).zeros_like();
+    }
+    const Tensors kept = parts(bars);
     const at::TensorList tensors(kept);
     const std::size_t n = leaves;
     const auto w = tensors.slice(0, n), g = tensors.slice(n, n), buffers = tensors.slice(2 * n);
-    for (std::size_t i = 0; i < bars.size(); ++i) {
-      if (!bars[i].defined()) bars[i] = at::zeros_like(i < n ? w[i] : buffers[i - n]);
-    }
+    const Tensor sums = settings_bar.defined() ? settings_bar : at::empty({kMaxSettings}, w[0].options());
     const at::TensorList given(bars);
     Tensors found = optimizer_pullback(w, g, buffers, given.slice(0, n), given.slice(n), settings, optimizer,
-                                       flags, start, count, settings_bar);
+                                       flags, start, count, sums);
     // it gives w, buffers, g, and the node took w, g, buffers
     const auto size = static_cast<std::ptrdiff_t>(n);
     std::rotate(found.begin() + size, found.end() - size, found.end());
@@ -72,6 +73,17 @@ struct StepNode : torch::autograd::Node {
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (SavedVariable& one : saved) one.reset_data();
+  }
+
+ private:
+  // w, g and buffers; where none are saved, anything of their shapes.
+  Tensors parts(const Tensors& bars) const {
+    Tensors found;
+    for (const SavedVariable& one : saved) found.push_back(one.unpack());
+    if (!found.empty()) return found;
+    found.assign(bars.begin(), bars.begin() + static_cast<std::ptrdiff_t>(leaves));
+    found.insert(found.end(), bars.begin(), bars.end());
+    return found;
   }
 };
 
@@ -88,13 +100,19 @@ Pointer new_node() {
   }
 }
 
+bool is_linear(std::string_view optimizer) {
+  return info(parse<InnerOptimizer>("optimizer", optimizer, kOptimizers)).linear;
+}
+
 // w and buffers after the step of a node, as its outputs; `tensors` are w, g and buffers.
 Tensors outputs_of(const NodePointer& held, const Tensors& tensors) {
   auto* const node = static_cast<StepNode*>(held.get());
   const at::TensorList all(tensors);
   const std::size_t n = node->leaves;
   node->set_next_edges(torch::autograd::collect_next_edges(tensors));
-  for (const Tensor& x : tensors) node->saved.emplace_back(x, /*is_output=*/false);
+  if (node->settings_bar.defined() || !is_linear(node->optimizer)) {
+    for (const Tensor& x : tensors) node->saved.emplace_back(x, /*is_output=*/false);
+  }
   Tensors after;
   {
     const at::AutoGradMode no_grad(false);
@@ -107,7 +125,7 @@ Tensors outputs_of(const NodePointer& held, const Tensors& tensors) {
 
 std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, at::TensorList known,
                                      const Settings& settings, std::string_view optimizer, Index flags,
-                                     Index start, Index leaves, const Tensor& record, Index t,
+                                     Index start, Index leaves, const std::optional<Tensor>& record, Index t,
                                      const std::optional<Tensor>& count) {
   TORCH_CHECK_VALUE(0 < leaves && leaves <= static_cast<Index>(state.size()),
                     "pybilevel: state must be w and buffers of ", leaves, " parameters, got ", state.size());
@@ -130,7 +148,7 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
   node->start = start;
   node->leaves = n;
   node->count = count;
-  node->settings_bar = record.select(0, t);
+  if (record) node->settings_bar = record->select(0, t);
   return {outputs_of(held, tensors), plain};
 }
 
@@ -139,7 +157,7 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def(
       "chain_step(Tensor value, Tensor[] state, Tensor[] known, Tensor?[] settings, str optimizer, "
-      "int flags, int start, int leaves, Tensor record, int t, Tensor? count=None) -> (Tensor[], bool)");
+      "int flags, int start, int leaves, Tensor? record, int t, Tensor? count=None) -> (Tensor[], bool)");
 }
 
 TORCH_LIBRARY_IMPL(pybilevel, CompositeImplicitAutograd, m) { m.impl("chain_step", &chain_step); }

@@ -13,16 +13,16 @@ from pybilevel.engine.compiled import held_uncompiled
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.forward_over_reverse import tied
 from pybilevel.engine.iterate import Iterate, Moment, Tensors
+from pybilevel.engine.losses import First
 
 
 class Chain:
     """The graph of the steps made so far, for dynamics whose `chains` is true.
 
-    Where the first pass through the loss has left its graph, step 0 begins with that.
-
     Args:
         asked: which of theta, then of settings, ask for gradients.
         watched: look for tensors that the first pass did not see.
+        first: the graph that the first pass through the loss has left, which step 0 begins with.
 
     Time: a gradient a step, and a pullback of all. Memory: the graphs of all steps, until the pullback frees them.
     """
@@ -36,10 +36,10 @@ class Chain:
         settings: Tensors,
         asked: Sequence[bool],
         watched: bool,
+        first: First | None = None,
     ) -> None:
         self._dynamics, self._start, self._settings, self._watched = dynamics, start, settings, watched
         self._links = dynamics.links(start, steps, asked[len(theta) :])
-        first = dynamics.first_graph()
         w = [x.detach().requires_grad_() for x in start.w] if first is None else first.w
         buffers = self._links.state(start)[len(w) :]
         self._ends = self._state = [*w, *(x.detach().requires_grad_() for x in buffers)]

@@ -214,7 +214,7 @@ class Dynamics:
     def links(self, first: Iterate, steps: int, asked: Sequence[bool]) -> Links:
         """The optimizer's steps of a chain from its first iterate; `asked`: which settings ask for gradients."""
         if self._native is not None and self._native.takes(first):
-            return NativeLinks(self._native, first, steps)
+            return NativeLinks(self._native, first, steps, asked)
         return TorchLinks(self._step, first, asked)
 
     @property

@@ -34,7 +34,7 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
     schedule = schedule_for(call, state_bytes, needed)
     plan = schedule.plan(call.steps)
     forward, backward = _flops(dynamics) if call.steps else (0, 0)
-    if graphs.fit(call, state_bytes + workspace.estimate(dynamics)) and graphs.same_bits(dynamics):
+    if graphs.fit(call, dynamics) and graphs.same_bits(dynamics):
         return Explanation(
             backend="generic",
             coordinates=None,
@@ -46,7 +46,7 @@ def describe_generic(call: Call, reasons: tuple[str, ...]) -> Explanation:
             recomputation=1.0,
             flops=call.steps * backward,
             bytes_moved=None,
-            peak_memory=needed + (call.steps - 1) * workspace.measure_graph(dynamics),
+            peak_memory=graphs.forecast(call, dynamics, needed),
         )
     return Explanation(
         backend="generic",

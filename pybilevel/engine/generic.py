@@ -63,7 +63,7 @@ def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differ
     Where a budget is near, the workspace is measured: that takes a step forward and back.
     """
     state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
-    keeps = differentiated and graphs.fit(call, state_bytes + needed)
+    keeps = differentiated and graphs.fit(call, dynamics)
     if not keeps:
         dynamics.first_graph()  # is dropped
     asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pybilevel.engine import memory
+from pybilevel.engine import memory, workspace
 from pybilevel.engine.call import Call
 from pybilevel.engine.chain import Chain
 from pybilevel.engine.dynamics import Dynamics, Seen
@@ -15,12 +15,15 @@ from pybilevel.engine.machine import Machine
 from pybilevel.engine.torch_step import PullStep
 from pybilevel.methods import Reverse
 
+LEAST_PART = 5
+"""A graph was 0.26 to 0.73 of a state and `workspace.estimate`, on the nets of tests/test_generic_memory.py and of
+benchmarks/networks.py: from this part of them on it is worth to measure one."""
 
-def fit(call: Call, step_bytes: int) -> bool:
+
+def fit(call: Call, dynamics: Dynamics) -> bool:
     """Whether a call asks for bytes or "auto" and the graphs of all its steps fit: in the budget, or in little memory.
 
-    `step_bytes`: a state and `workspace.estimate`, of which a graph was 0.32 to 0.73 on the nets of
-    tests/test_generic_memory.py.
+    Where an estimate cannot tell, a graph is measured.
     """
     method = call.method
     if not isinstance(method, Reverse) or method.truncate is not None or method.first_order:
@@ -28,7 +31,15 @@ def fit(call: Call, step_bytes: int) -> bool:
     if not call.steps or not isinstance(call.memory, int | str):
         return False
     limit = call.memory if isinstance(call.memory, int) else memory.SMALL_BYTES
-    return call.steps * step_bytes <= limit
+    one = dynamics.start.nbytes + workspace.estimate(dynamics)
+    if limit < call.steps * one <= LEAST_PART * limit:
+        return forecast(call, dynamics, one) <= limit
+    return call.steps * one <= limit
+
+
+def forecast(call: Call, dynamics: Dynamics, needed: int) -> int:
+    """The bytes of a call that keeps all graphs; `needed`: those of one step, forward and back."""
+    return needed + ((call.steps - 1) * workspace.measure_graph(dynamics) if call.steps > 1 else 0)
 
 
 def same_bits(dynamics: Dynamics) -> bool:
@@ -113,9 +124,8 @@ class GraphMachine(Machine):
             self._keep_pulls(observed)
 
     def _keep_chain(self, observed: bool) -> None:
-        self._chain = Chain(
-            self._dynamics, self.steps, self._start, self._theta, self._settings, self._asked, observed
-        )
+        parts = self._start, self._theta, self._settings, self._asked, observed
+        self._chain = Chain(self._dynamics, self.steps, *parts, self._dynamics.first_graph())
         self._chain.run(1)
         if observed and self._forgo(self._chain.now):
             return

@@ -53,10 +53,10 @@ class NativeLinks:
 
     through = True
 
-    def __init__(self, native: NativeStep, first: Iterate, steps: int) -> None:
+    def __init__(self, native: NativeStep, first: Iterate, steps: int, asked: Sequence[bool]) -> None:
         self._native, self._first = native, first
         self._counted = native.counted(first)
-        self._record = native.record(steps, first.w[0])
+        self._record = native.record(steps, first.w[0]) if any(asked) else None
 
     def state(self, iterate: Iterate) -> Tensors:
         return self._native.differentiable(iterate)
@@ -77,6 +77,7 @@ class NativeLinks:
         return []
 
     def column(self, i: int) -> Sequence[Tensor]:
+        assert self._record is not None
         return self._native.setting_column(self._record, i).unbind()
 
 

@@ -83,12 +83,12 @@ class NativeStep:
         known: Sequence[Tensor],
         ordered: Sequence[Tensor | None],
         counted: tuple[int, Tensor | None],
-        record: Tensor,
+        record: Tensor | None,
         t: int,
     ) -> tuple[Tensors, bool]:
         """Step t of a chain from the loss at `state` (see `differentiable`), by the settings as of `ordered`.
 
-        `counted` is that of the chain's first iterate. Its backward writes row t of `record`.
+        `counted` is that of the chain's first iterate. Its backward writes row t of `record`; None: no setting asks.
 
         Returns:
             The next state, and whether nothing but it and `known` enters the loss (see `ops.chain_step`).
