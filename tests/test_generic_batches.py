@@ -137,7 +137,7 @@ def test_a_list_of_batches_may_be_refilled_before_the_backward():
 
 
 def test_a_function_that_gives_other_batches_the_second_time_is_an_error():
-    w = generic(loss, leaf(4, 3), leaf(), batches=iter_like(), lr=0.1)
+    w = generic(loss, leaf(4, 3), leaf(), batches=iter_like(), lr=0.1, memory=StoreAll())
     with pytest.raises(RuntimeError, match=r"another value in the backward.*batches"):
         w.sum().backward()
 

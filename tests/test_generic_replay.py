@@ -1,4 +1,7 @@
-"""What the backward half replays is what the forward half ran: other data is an error, never another gradient."""
+"""What the backward half replays is what the forward half ran: other data is an error, never another gradient.
+
+Where the graphs of all steps are kept nothing is replayed: the gradient is that of what ran, until a second backward.
+"""
 
 import pytest
 import torch
@@ -8,26 +11,48 @@ from tolerance import assert_matches
 
 from pybilevel.engine import oracle
 from pybilevel.problems import SoftmaxRegression
+from pybilevel.schedules import StoreAll
 
 
-def unrolled(inner, hparams=None):
-    return generic(inner, leaf(4, 3), hparams, lr=0.1).sum()
+def unrolled(inner, hparams=None, memory="auto"):
+    return generic(inner, leaf(4, 3), hparams, lr=0.1, memory=memory).sum()
 
 
-@pytest.mark.parametrize("change", ["in place", "rebound"])
-def test_other_captured_data_before_the_backward_is_an_error_that_names_it(change):
+@pytest.mark.parametrize("memory", ["auto", StoreAll()], ids=str)
+def test_captured_data_changed_in_place_before_the_backward_is_an_error_that_names_it(memory):
     x = torch.randn(5, 4).double()
-    outer = unrolled(lambda w: (x @ w).cos().sum())
-    if change == "in place":
-        x.mul_(2)
-        text = (
-            r"inner uses a tensor \[5, 4\] torch.float64, which was modified by an inplace operation.*a clone"
-        )
-    else:
-        x = torch.randn(6, 4).double()
-        text = r"inner uses a tensor \[6, 4\] torch.float64 in the backward but not in the forward.*hparams"
+    outer = unrolled(lambda w: (x @ w).cos().sum(), memory=memory)
+    x.mul_(2)
+    text = r"inner uses a tensor \[5, 4\] torch.float64, which was modified by an inplace operation.*a clone"
     with pytest.raises(RuntimeError, match=text):
         outer.backward()
+
+
+def test_other_captured_data_in_a_replay_is_an_error_that_names_it():
+    x = torch.randn(5, 4).double()
+    outer = unrolled(lambda w: (x @ w).cos().sum(), memory=StoreAll())
+    x = torch.randn(6, 4).double()
+    text = r"inner uses a tensor \[6, 4\] torch.float64 in the backward but not in the forward.*hparams"
+    with pytest.raises(RuntimeError, match=text):
+        outer.backward()
+
+
+def test_a_batch_changed_in_place_that_the_first_pass_did_not_see_is_an_error():
+    xs = [torch.randn(5, 4).double() for _ in range(STEPS)]
+    w = generic(lambda w, x: (x @ w).cos().sum(), leaf(4, 3), lr=0.1, batches=lambda t: xs[t])
+    xs[STEPS - 1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        w.sum().backward()
+
+
+def test_kept_graphs_are_those_of_what_ran_until_a_second_backward():
+    x, w0 = torch.randn(5, 4).double(), leaf(4, 3)
+    w = generic(lambda w: (x @ w).cos().sum(), w0, lr=0.1)
+    expected = gradients(generic(lambda w, x=x: (x @ w).cos().sum(), w0, lr=0.1), {"w0": w0})
+    x = torch.randn(6, 4).double()
+    assert torch.equal(gradients(w, {"w0": w0})["w0"], expected["w0"])
+    with pytest.raises(RuntimeError, match="in the backward but not in the forward"):
+        gradients(w, {"w0": w0})
 
 
 def test_integer_hparams_changed_in_place_are_an_error():
@@ -48,14 +73,14 @@ def test_integer_labels_of_a_problem_changed_in_place_are_an_error():
 
 def test_a_loss_that_draws_its_own_batches_is_an_error():
     batches = [torch.randn(5, 4).double() for _ in range(30)]
-    outer = unrolled(lambda w: (batches.pop() @ w).cos().sum())
+    outer = unrolled(lambda w: (batches.pop() @ w).cos().sum(), memory=StoreAll())
     with pytest.raises(RuntimeError, match=r"inner gives another value.*draws a batch itself"):
         outer.backward()
 
 
 def test_another_captured_number_is_an_error():
     scale = 1.0
-    outer = unrolled(lambda w: scale * w.cos().sum())
+    outer = unrolled(lambda w: scale * w.cos().sum(), memory=StoreAll())
     scale = 2.0
     with pytest.raises(RuntimeError, match=r"inner gives another value.*a number that it captures"):
         outer.backward()

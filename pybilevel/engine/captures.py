@@ -77,7 +77,8 @@ class Relied:
     Those from outside come with their versions of then.
 
     A change escapes it if only a branch not taken at first sees it; on CUDA also one behind `.data`, of a number, or
-    of a batch that the loss draws, since values are not read there.
+    of a batch that the loss draws, since values are not read there. Where graphs are kept there is no replay, and one
+    behind `.data` escapes as it does in plain PyTorch.
     """
 
     def __init__(
@@ -99,10 +100,6 @@ class Relied:
     def expect(self, value: Tensor) -> None:
         """Let a replay find this value."""
         self._value = _readable(value)
-
-    def expected(self, loss: Callable[[], Tensor]) -> bool:
-        """Whether `loss` has the same value, if that can be told."""
-        return self._value is None or _close(self._value, loss().detach())
 
     def changed(self) -> list[Tensor]:
         """Those from outside that live and were changed in place since."""

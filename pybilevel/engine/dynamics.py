@@ -230,13 +230,16 @@ class Dynamics:
         """The graph of the loss at t = 0, handed over once, where the first pass left one that `bound` would make."""
         return self._loss.first_graph(self.theta)
 
-    def check_replay(self, theta: Tensors, kept: bool = False) -> None:
+    def check_changed(self) -> None:
+        """Raise if a tensor that the loss uses was changed in place since the forward half."""
+        self._loss.check_changed()
+
+    def check_replay(self, theta: Tensors) -> None:
         """Raise if the loss has other data than in the forward half, which would give wrong gradients in silence.
 
-        A callable is evaluated once more, at t = 0. `kept`: its graphs are, so a name that it captures may be bound to
-        something else if that gives the same value.
+        A callable is evaluated once more, at t = 0.
         """
-        self._loss.check_replay(self.start.w, self.theta_at(theta, 0), kept)
+        self._loss.check_replay(self.start.w, self.theta_at(theta, 0))
 
     def finish(self, last: Iterate, count: int) -> tuple[Any, State]:
         """The parameters of the last iterate as the pytree of w0, and the state after `count` steps over all calls."""

@@ -88,13 +88,16 @@ class GraphMachine(Machine):
     def _run_reverse(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
         if not self._keeps:
             return super()._run_reverse(bar, wanted)
-        if self._chain is not None and self._chain.usable():
+        if self._pulls_chain():
             try:
                 return self._pull_chain(bar, wanted)
             except torch.OutOfMemoryError:
                 raise
-            except (RuntimeError, NotImplementedError):
+            except (RuntimeError, NotImplementedError) as error:
+                if "modified by an inplace operation" in str(error):
+                    raise
                 self._chain = None  # the pullbacks of single steps know what to do without a second backward
+                self._check_data()
         if not self._pulls:
             self._chain, self._chains = None, False
             self._keep(observed=False)
@@ -106,8 +109,16 @@ class GraphMachine(Machine):
         self._now = self._start
         return [*bar.flat(), *sums]
 
-    def kept(self) -> bool:
-        return self._keeps and (self._chain is not None or bool(self._pulls))
+    def _pulls_chain(self) -> bool:
+        return self._chain is not None and self._chain.usable()
+
+    def _check_data(self) -> None:
+        if (
+            self._pulls_chain()
+        ):  # its graph is that of what ran, as long as the tensors that it holds are the same
+            self._dynamics.check_changed()
+        else:
+            super()._check_data()
 
     def _pull_chain(self, bar: Iterate, wanted: Sequence[bool]) -> list[Tensor | None]:
         assert self._chain is not None

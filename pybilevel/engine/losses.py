@@ -145,25 +145,15 @@ class CallableLoss:
             )
         return once
 
-    def check_replay(self, w: Sequence[Tensor], theta: Tensors, kept: bool) -> None:
-        """Raise if the loss has other data than in the forward half; it is evaluated once more, at t = 0.
-
-        Args:
-            w, theta: as at t = 0.
-            kept: the same value is enough, since graphs are kept.
-        """
+    def check_changed(self) -> None:
+        """Raise if a tensor that the loss uses was changed in place since the forward half."""
         check_changed(self._inner, self._relied)
+
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+        """Raise if the loss has other data than in the forward half; it is evaluated once more, at t = 0, on these."""
+        self.check_changed()
         first, last = len(self._places), len(theta) - self.stacks
-        given = [*theta[:first], *theta[last:]]
-        if kept and not self.nested:
-            with torch.no_grad():
-                if self._relied.expected(lambda: self._evaluate_first([*w, *given], len(w))):
-                    return
-        own, probe = self._probe(w, given)
-        if kept:
-            with torch.enable_grad():
-                if self._relied.expected(probe):
-                    return
+        own, probe = self._probe(w, [*theta[:first], *theta[last:]])
         check_first(self._inner, self._relied, probe, own)
 
     def _look(self, call: Call, w: Sequence[Tensor], given: Tensors, keep_first: bool) -> None:

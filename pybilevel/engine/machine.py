@@ -88,7 +88,7 @@ class Machine:
         held = held_uncompiled() if self._observer is None else nullcontext()
         with held, torch.no_grad(), self._autocast(), self._dynamics.streams.undisturbed():
             if self._plan.steps:
-                self._dynamics.check_replay(self._theta, self.kept())
+                self._check_data()
             found = self._run_reverse(bar, wanted)
         found = [x if need else None for x, need in zip(found, wanted, strict=True)]
         if self._plan.reversed < self._plan.steps:
@@ -96,9 +96,9 @@ class Machine:
             found[: self._states] = [None if x is None else torch.zeros_like(x) for x in first]
         return found
 
-    def kept(self) -> bool:
-        """Whether nothing will be run again."""
-        return False
+    def _check_data(self) -> None:
+        """Raise if the reverse half would meet other data than the forward half."""
+        self._dynamics.check_replay(self._theta)
 
     def _run_forward(self) -> Iterate:
         self._begin()

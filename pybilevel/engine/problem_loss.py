@@ -88,9 +88,13 @@ class ProblemLoss:
         """A problem hides nothing."""
         return []
 
-    def check_replay(self, w: Sequence[Tensor], theta: Tensors, kept: bool) -> None:
-        """Raise if the data changed between forward and backward."""
+    def check_changed(self) -> None:
+        """Raise if the data was changed in place since the forward half."""
         check_changed(self._problem, self._relied)
+
+    def check_replay(self, w: Sequence[Tensor], theta: Tensors) -> None:
+        """Raise if the data changed between forward and backward."""
+        self.check_changed()
         if self._batches is not None:
             check_first(
                 self._problem, self._first, lambda: self._rows(self._problem, Moment(0, self.carried)), ()
