@@ -31,7 +31,8 @@ class Effort(NamedTuple):
     """How much time a measurement may take."""
 
     repeats: int  # samples of every contender
-    sample_seconds: float = 0.02  # a sample repeats the call until it lasts about this long
+    # a sample repeats the call until it lasts about this long: as in a training, all but its first find warm caches
+    sample_seconds: float = 0.1
     least_samples: int = 3  # a contender that has as many leaves the rounds when its samples together took
     most_seconds: float = 6.0  # so long
 
@@ -115,7 +116,7 @@ def prepare(
     tolerance: float,
 ) -> tuple[dict[str, Any], Run | None]:
     """Build, warm up and check one contender: its entry, and what to time if its results are right."""
-    entry: dict[str, Any] = {"name": contender.name, "ours": contender.ours}
+    entry: dict[str, Any] = {"name": contender.name, "ours": contender.ours, "by_hand": contender.by_hand}
     missing = contender.missing(inputs["lr"].device.type)
     if missing:
         return entry | {"status": missing}, None

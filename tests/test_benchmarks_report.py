@@ -39,13 +39,26 @@ def test_report_gives_ratios_to_every_peer_and_the_share_of_the_limit() -> None:
         {"name": "pybilevel unroll", "ours": True, "seconds": 0.001, "status": "ok"},
         {"name": "eager", "ours": False, "seconds": 0.04, "status": "ok"},
         {"name": "JAX", "ours": False, "seconds": 0.02, "status": "ok"},
+        {"name": "eager closed form", "ours": False, "by_hand": True, "seconds": 0.01, "status": "ok"},
     ]
     case = {"name": "x", "summary": "n=1", "target": ">= 5 x", "contenders": entries}
     case |= {"limit_seconds": 0.001, "limited_by": "bytes", "call_seconds": 0.001}
-    assert [report.ratio(case, entry) for entry in entries] == [1, 0.5, 20, 10]
-    assert report.best_peer(case) is entries[3]
+    assert [report.ratio(case, entry) for entry in entries] == [1, 0.5, 20, 10, 5]
+    assert report.best_peer(case) is entries[4]
+    assert report.best_peer(case, by_hand=False) is entries[3]
     rows = list(report.summary_rows(whole(case)))
-    assert rows[1] == ["x", "n=1", "1 ms (bytes)", "2 ms", "50", "JAX 20 ms", "10", "10", ">= 5 x"]
+    assert rows[1] == [
+        "x",
+        "n=1",
+        "1 ms (bytes)",
+        "2 ms",
+        "50",
+        "eager closed form 10 ms",
+        "5",
+        "10",
+        "5",
+        ">= 5 x",
+    ]
     del case["call_seconds"]  # a result of an earlier version
     assert list(report.summary_rows(whole(case)))[1][-2:] == ["-", ">= 5 x"]
 
