@@ -44,6 +44,17 @@ PB_HD void mix_both(const Team& team, Shape s, Term<const typename Team::Scalar>
   }
 }
 
+// C(p, r) = sum_q A[p, q] A[r, q], C [n, n]
+template <class Team>
+PB_HD void gram(const Team& team, Index n, Index q, Matrix<const typename Team::Scalar> a,
+                Strided<typename Team::Scalar> c) {
+  if constexpr (requires { team.gram(n, q, a, c); }) {
+    team.gram(n, q, a, c);
+  } else {
+    team.dots({n, q, n}, a, a, c);
+  }
+}
+
 // <x, y>, known to every worker.
 template <class Team>
 PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team::Scalar* x,

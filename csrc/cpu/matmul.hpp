@@ -2,6 +2,7 @@
 //
 //   mix   C[p, q] (+)= sum_r A(p, r) B[r, q]     packs along q: rows of B scaled and added (cpu/mix.hpp)
 //   dots  C(p, r) (+)= sum_q A[p, q] B[r, q]     packs along q: inner products of rows
+//   gram  C(p, r) = sum_q A[p, q] A[r, q]        half of them
 //
 // Every output is summed in one fixed order, whatever the tiling.
 #pragma once
@@ -102,6 +103,28 @@ inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
     dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
   }
 }
+
+// A A^T [n, n], sums of q: blocks of columns, each from the diagonal down, and what lies above is a mirror image. Makes
+// the blocks [begin, end), which write nothing of each other's; the bits are those of dots().
+template <class T>
+struct Gram {
+  static constexpr int kLanes = PackOf<T>::lanes;
+  using Tile = DotsTile<T, 8 / kLanes, kLanes>;
+
+  static Index blocks(Index n) { return ceil_div(n, kLanes); }
+
+  static void run(Index n, Index q, Matrix<const T> a, Strided<T> c, Index begin, Index end) {
+    for (Index r = begin * kLanes; r < n && r < end * kLanes; r += kLanes) {
+      const Index columns = n - r < kLanes ? n - r : kLanes;
+      const Matrix<const T> rows{a[r], a.row};
+      dots_by<Tile, T>({n - r, q, columns}, rows, rows, {c.data + r * (c.row + c.column), c.row, c.column});
+      for (Index i = r + columns; i < n; ++i) {
+        for (Index j = r; j < r + columns; ++j)
+          c.data[j * c.row + i * c.column] = c.data[i * c.row + j * c.column];
+      }
+    }
+  }
+};
 
 // out[p] (+)= sum_q A[p, q].
 template <class T>

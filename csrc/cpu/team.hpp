@@ -73,6 +73,9 @@ struct Solo : OneThread {
   void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
   void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const { pb::mix<T>(s, a, b, c); }
   void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const { pb::dots<T>(s, a, b, c); }
+  void gram(Index n, Index q, Matrix<const T> a, Strided<T> c) const {
+    Gram<T>::run(n, q, a, c, 0, Gram<T>::blocks(n));
+  }
   void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) const { pb::transpose<T>(m, n, a, b); }
   void mix_both(Shape s, Term<const T> first, Term<const T> second, Matrix<T> c) const {
     s.r = std::max(first.r, second.r);
@@ -184,6 +187,11 @@ struct Crew {
       pb::dots<T>({s.p, s.q, end - begin, s.accumulate}, a, {b[begin], b.row},
                   {c.data + begin * c.column, c.row, c.column});
     });
+  }
+
+  void gram(Index n, Index q, Matrix<const T> a, Strided<T> c) const {
+    const Index blocks = Gram<T>::blocks(n), grain = n * n * q < kMultiplyAdds ? blocks : 1;
+    split(blocks, grain, [&](Index begin, Index end) { Gram<T>::run(n, q, a, c, begin, end); });
   }
 
  private:

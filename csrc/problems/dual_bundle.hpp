@@ -23,6 +23,7 @@ class DualBundle {
   DualBundle(Arena& arena, const LinearParams<Real>& params, bool reverse)
       : params_(params),
         loop_(arena, params, reverse),
+        square_(reverse && params.support.x_bar ? arena.take<Real>(params.support.rows * params.support.rows) : nullptr),
         spans_(make_spans(arena, reverse, std::make_index_sequence<kTasks>())) {}
 
   Index size() const { return loop_.size(); }
@@ -75,7 +76,8 @@ class DualBundle {
             in_lane(all.gram, lane),
             in_lane(all.z0, lane),
             in_lane(all.gram_bar, lane),
-            in_lane(all.z0_bar, lane)};
+            in_lane(all.z0_bar, lane),
+            square_};
   }
 
   RowBuffers<Real> rows(Index lane) const {
@@ -91,6 +93,7 @@ class DualBundle {
 
   const LinearParams<Real>& params_;
   DualLoop<Lanes, Loss> loop_;
+  Real* square_;
   std::array<Span, kTasks> spans_;
 };
 

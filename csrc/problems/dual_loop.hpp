@@ -39,7 +39,7 @@ class DualLoop {
 
   PB_HD Index size() const { return round_up(duals() + classes_ + 1, Team::kLanes); }
   PB_HD const LinearRows<Team, Loss>& rows() const { return rows_; }
-  PB_HD SpanBuffers<T> buffers() const { return {stride_, 1, gram_, z0_, gram_bar_, z0_bar_}; }
+  PB_HD SpanBuffers<T> buffers() const { return {stride_, 1, gram_, z0_, gram_bar_, z0_bar_, nullptr}; }
 
   // What is no feature and no row of the task: its l2. Zeroes the cotangents.
   template <class Params>

@@ -21,6 +21,7 @@ struct SpanBuffers {
   Index stride, step;
   T *gram, *z0;          // K [n, n] and Z0 [c, n]; z0 is null without W0
   T *gram_bar, *z0_bar;  // null: not wanted
+  T* square;             // n * n scalars of scratch; null where step is 1
 
   PB_HD Strided<T> matrix(T* p) const { return {p, stride * step, step}; }
   PB_HD Strided<const T> matrix(const T* p) const { return {p, stride * step, step}; }
@@ -52,7 +53,7 @@ class LinearSpan {
       fill_zero(team, buffers_.gram, n * buffers_.stride);
       fill_zero(team, buffers_.z0, classes * buffers_.stride);
     }
-    team.dots({n, params_.features, n}, x_, x_, buffers_.matrix(buffers_.gram));
+    gram(team, n, params_.features, x_, buffers_.matrix(buffers_.gram));
     if (w0_) {
       head_.read(team, params_.w0.matrix(task), w0_);
       team.dots({classes, params_.features, n}, weights(w0_), x_, buffers_.matrix(buffers_.z0));
@@ -122,9 +123,7 @@ class LinearSpan {
   PB_HD void store_cotangents(const Team& team) const {
     if (!x_bar_) return;
     const Index n = rows(), features = params_.features;
-    const T* const gram_bar = buffers_.gram_bar;
-    symmetrise(team);
-    team.mix({n, features, n, true}, buffers_.matrix(gram_bar), x_, x_bar_);
+    team.mix({n, features, n, true}, symmetrised(team), x_, x_bar_);
     if (buffers_.z0_bar) {
       const T* const z0_bar = buffers_.z0_bar;
       team.mix({n, features, params_.classes, true}, buffers_.transposed(z0_bar), weights(w0_), x_bar_);
@@ -132,15 +131,18 @@ class LinearSpan {
   }
 
  private:
-  // K_bar += K_bar^T
-  PB_HD void symmetrise(const Team& team) const {
+  // K_bar + K_bar^T: in place, or out of what is interleaved, of which a product would read a cache line a number.
+  PB_HD Strided<const T> symmetrised(const Team& team) const {
+    const Index n = rows();
     const Strided<T> k = buffers_.matrix(buffers_.gram_bar);
-    team.for_each(rows(), [=](Index i) {
+    const Strided<T> sum = buffers_.square ? Strided<T>{buffers_.square, n, 1} : k;
+    team.for_each(n, [=](Index i) {
       for (Index j = 0; j <= i; ++j) {
-        T &here = k.data[i * k.row + j * k.column], &there = k.data[j * k.row + i * k.column];
-        here = there = here + there;
+        sum.data[i * sum.row + j * sum.column] = sum.data[j * sum.row + i * sum.column] =
+            k.data[i * k.row + j * k.column] + k.data[j * k.row + i * k.column];
       }
     });
+    return {sum.data, sum.row, sum.column};
   }
 
   PB_HD Index rows() const { return params_.support.rows; }
