@@ -76,6 +76,7 @@ struct Lanes : OneThread {
   template <class E>
   using Series = LaneSeries<E>;
   static constexpr Index kLanes = 1, kTasks = Twin<T>::lanes;
+  static constexpr bool kSlotsAreNear = true;
   static constexpr int kFewClasses = 5;  // whose scores stay in registers
 
   Index count;  // tasks, 1 .. kTasks

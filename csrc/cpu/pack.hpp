@@ -209,7 +209,8 @@ inline V square_root(V x) {
 
 // exp on a pack: Cody-Waite reduction x = k ln 2 + r, Taylor polynomial on |r| <= ln(2)/2 (relative truncation 6e-9 in
 // single and 2e-18 in double precision), scaling by 2^k in the exponent bits. Measured: at most 1.5 ulp.
-// Below the normal range the result is 0; NaN stays NaN.
+// Below the normal range the result is 0; NaN stays NaN. kFalls: x <= 0, where nothing has to be clamped: what a very
+// negative x makes of the exponent bits is not looked at.
 template <class T>
 struct ExpConstants;
 template <>
@@ -227,12 +228,16 @@ struct ExpConstants<double> {
 
 constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
 
-template <class T>
+template <class T, bool kFalls = false>
 PB_INLINE Pack<T> exp_pack(Pack<T> x) {
   using C = ExpConstants<T>;
   using Bits = typename PackOf<T>::bits;
   const Pack<T> low = broadcast(C::low), high = broadcast(C::high), magic = broadcast(C::magic);
-  const Pack<T> above = low > x ? low : x, inside = high < above ? high : above;  // keeps NaN
+  Pack<T> inside = x;
+  if constexpr (!kFalls) {
+    const Pack<T> above = low > x ? low : x;
+    inside = high < above ? high : above;  // keeps NaN
+  }
   const Pack<T> shifted = multiply_add<T>(inside, broadcast(T(1.4426950408889634)), magic);
   const Pack<T> k = shifted - magic;
   const Pack<T> high_part = multiply_add<T>(k, broadcast(-C::ln2_head), inside);
@@ -247,6 +252,8 @@ PB_INLINE Pack<T> exp_pack(Pack<T> x) {
 
 PB_INLINE Pack<float> exponential(Pack<float> x) { return exp_pack<float>(x); }
 PB_INLINE Pack<double> exponential(Pack<double> x) { return exp_pack<double>(x); }
+PB_INLINE Pack<float> falling_exponential(Pack<float> x) { return exp_pack<float, true>(x); }
+PB_INLINE Pack<double> falling_exponential(Pack<double> x) { return exp_pack<double, true>(x); }
 
 // log on a pack: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 artanh(s), s = (m - 1) / (m + 1), by its series in
 // s^2 <= 0.0295 (relative truncation 2e-9 in single and 1e-18 in double precision). Measured: at most 1.5 ulp. Numbers

@@ -47,8 +47,8 @@ PB_INLINE Twin<T> larger(Twin<T> a, Twin<T> b) {
   return {{larger(a.pack[0], b.pack[0]), larger(a.pack[1], b.pack[1])}};
 }
 template <class T>
-PB_INLINE Twin<T> exponential(Twin<T> x) {
-  return {{exponential(x.pack[0]), exponential(x.pack[1])}};
+PB_INLINE Twin<T> falling_exponential(Twin<T> x) {
+  return {{falling_exponential(x.pack[0]), falling_exponential(x.pack[1])}};
 }
 
 }  // namespace pb::inline PB_ISA

@@ -21,7 +21,7 @@ struct Softmax {
     const Lane top = maximum<Team>(z, classes);
     Lane total{}, inner{};
     for (Index k = 0; k < classes; ++k) {
-      const Lane shifted = z[k] - top, e = exponential(shifted);
+      const Lane shifted = z[k] - top, e = falling_exponential(shifted);
       total += e;
       inner += y[k] * shifted;
       z.set(k, e);
@@ -38,7 +38,7 @@ struct Softmax {
     const Lane top = maximum<Team>(z, classes);
     Lane total{};
     for (Index k = 0; k < classes; ++k) {
-      const Lane e = exponential(z[k] - top);
+      const Lane e = falling_exponential(z[k] - top);
       total += e;
       z.set(k, e);
     }
@@ -54,7 +54,7 @@ struct Softmax {
     Lane total{}, inner{};
     for (Index k = 0; k < classes; ++k) {
       const Lane shifted = z[k] - top;
-      total += exponential(shifted);
+      total += falling_exponential(shifted);
       inner += y[k] * shifted;
     }
     return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
@@ -88,7 +88,7 @@ struct Softmax {
     using Lane = typename Team::Lane;
     const Lane top = maximum(z, classes);
     Lane total{};
-    for (Index k = 0; k < classes; ++k) total += exponential(z[k] - top);
+    for (Index k = 0; k < classes; ++k) total += falling_exponential(z[k] - top);
     const Lane log_sum = logarithm(total) + top;
     for (Index k = 0; k < classes; ++k) out.set(k, out[k] + s * (log_sum - z[k]));
   }

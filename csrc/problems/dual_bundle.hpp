@@ -48,8 +48,8 @@ class DualBundle {
   Index predictions_size() const { return loop_.predictions_size(); }
   const T* predictions() const { return loop_.predictions(); }
 
-  void gradient(const Lanes& team, const T* w, T* g, bool wanted, const T* known) const {
-    loop_.gradient(team, w, g, wanted, known);
+  void gradient(const Lanes& team, const T* w, T* g, bool wanted, T* known, T* to_keep = nullptr) const {
+    loop_.gradient(team, w, g, wanted, known, to_keep);
   }
 
   void pullback(const Lanes& team, const T* w, const T* v, T* w_bar) { loop_.pullback(team, w, v, w_bar); }

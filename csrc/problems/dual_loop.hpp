@@ -64,11 +64,12 @@ class DualLoop {
   PB_HD Index predictions_size() const { return rows_.scores_size(); }
   PB_HD const T* predictions() const { return rows_.scores(); }
 
-  // Leaves the predictions of w behind for a pullback at the same w, made again unless `known`; g is not written without
-  // `wanted`.
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
+  // Leaves the predictions of w behind for a pullback at the same w, made again unless `known`, and then in `to_keep` if
+  // there is one; both stay in use. g is not written without `wanted`.
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, T* known, T* to_keep = nullptr) const {
     const Index stride = stride_, beta = duals() + classes_;
     const T *const bias = w + duals(), *const z0 = z0_;
+    rows_.put(team, known, to_keep);
     if (!known) {
       team.mix({classes_, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
     }

@@ -44,8 +44,8 @@ class LinearDual {
   PB_HD Index predictions_size() const { return loop_.predictions_size(); }
   PB_HD const T* predictions() const { return loop_.predictions(); }
 
-  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, const T* known) const {
-    loop_.gradient(team, w, g, wanted, known);
+  PB_HD void gradient(const Team& team, const T* w, T* g, bool wanted, T* known, T* to_keep = nullptr) const {
+    loop_.gradient(team, w, g, wanted, known, to_keep);
   }
 
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {

@@ -44,7 +44,7 @@ class LinearRows {
     targets_ = arena.take<T>(classes * stride_);
     sigma_ = arena.take<T>(stride_);
     scale_ = arena.take<T>(stride_);
-    scores_ = arena.take<T>(classes * stride_);
+    scores_ = own_scores_ = arena.take<T>(classes * stride_);
     if (reverse && data.weights_bar) scale_bar_ = arena.take<T>(stride_);
     if (reverse && data.targets_bar) targets_bar_ = arena.take<T>(classes * stride_);
   }
@@ -61,9 +61,19 @@ class LinearRows {
 
   // Zeroes the cotangents; padding of the scores becomes finite.
   PB_HD void clear(const Team& team) const {
-    fill_zero(team, scores_, classes_ * stride_);
+    fill_zero(team, own_scores_, classes_ * stride_);
     fill_zero(team, scale_bar_, stride_);
     fill_zero(team, targets_bar_, classes_ * stride_);
+  }
+
+  // Where the scores are from now on: where they were kept, where they are to be kept, or (both null) in scratch. A team to
+  // which scratch is nearer than a slot always works there.
+  PB_HD void put([[maybe_unused]] const Team& team, [[maybe_unused]] T* known,
+                 [[maybe_unused]] T* to_keep) const {
+    if constexpr (requires { requires Team::kSlotsAreNear; }) {
+      T* const place = known ? known : to_keep ? to_keep : own_scores_;
+      team.for_each(1, [=, this](Index) { scores_ = place; });
+    }
   }
 
   PB_HD void predict(Index i) const { Loss::template predict<Team>(scores(i), classes_); }
@@ -75,6 +85,10 @@ class LinearRows {
   // of the predictions. `classes`, here and below, as with_classes() tells it.
   template <class Count, class F>
   PB_HD PB_MERGED void gradient(Index i, Count classes, F&& shifted, const T* known, Row<Team> out) const {
+    if (known == scores_) {
+      if (out.data) residual(i, classes, scores(i), out);
+      return;
+    }
     on_row(scores(i), classes, [&](Row<Team> z) PB_MERGED {
       if (known) {
         for (Index k = 0; k < classes; ++k) z.set(k, Team::load(known + k * stride_ + i));
@@ -141,7 +155,8 @@ class LinearRows {
   }
 
   Index count_, classes_, stride_;
-  T *targets_, *sigma_, *scale_, *scores_;
+  T *targets_, *sigma_, *scale_, *own_scores_;
+  mutable T* scores_;
   T *scale_bar_ = nullptr, *targets_bar_ = nullptr;
 };
 
