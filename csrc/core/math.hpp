@@ -9,8 +9,6 @@ namespace pb::inline PB_ISA {
 
 PB_HD inline float exponential(float x) { return expf(x); }
 PB_HD inline double exponential(double x) { return exp(x); }
-PB_HD inline float falling_exponential(float x) { return expf(x); }  // of x <= 0 (or NaN), like those below it
-PB_HD inline double falling_exponential(double x) { return exp(x); }
 PB_HD inline float logarithm(float x) { return logf(x); }
 PB_HD inline double logarithm(double x) { return log(x); }
 PB_HD inline float square_root(float x) { return sqrtf(x); }

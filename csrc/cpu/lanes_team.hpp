@@ -24,7 +24,7 @@ class LaneSeries {
   // Lanes beyond the last task repeat it.
   Twin<T> operator[](Index step) const {
     const E* const data = data_ + step * step_;
-    if (task_ == 0) return {{broadcast<T>(*data), broadcast<T>(*data)}};
+    if (task_ == 0) return {broadcast<T>(*data), broadcast<T>(*data)};
     Twin<T> x;
     for (Index i = 0; i < Twin<T>::lanes; ++i) x.set_lane(i, data[(i < count_ ? i : count_ - 1) * task_]);
     return x;

@@ -29,6 +29,16 @@ struct Row {
   PB_HD operator ConstRow<Team>() const { return {data, stride}; }
 };
 
+// How many classes of a row a team holds in registers.
+template <class Team>
+constexpr int few_classes() {
+  if constexpr (requires { Team::kFewClasses; }) {
+    return Team::kFewClasses;
+  } else {
+    return 1;
+  }
+}
+
 // f(number of classes): an Index, or a constant, with which loops over classes unroll, where a team wants that for so few.
 template <class Team, class F>
 PB_HD PB_MERGED inline void with_classes(Index classes, F&& f) {

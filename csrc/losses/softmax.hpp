@@ -5,6 +5,7 @@
 //   targets     <p, u> - u           = d <residual, u> / d y (sigma included)
 #pragma once
 
+#include "core/constant.hpp"
 #include "core/math.hpp"
 #include "losses/rows.hpp"
 
@@ -19,13 +20,9 @@ struct Softmax {
                                                       typename Team::Lane sigma, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum<Team>(z, classes);
-    Lane total{}, inner{};
-    for (Index k = 0; k < classes; ++k) {
-      const Lane shifted = z[k] - top, e = falling_exponential(shifted);
-      total += e;
-      inner += y[k] * shifted;
-      z.set(k, e);
-    }
+    Lane inner{};
+    const Lane total =
+        exponentials(z, top, classes, [&](Index k, Lane shifted) PB_MERGED { inner += y[k] * shifted; });
     const Lane inverse = typename Team::Real(1) / total;
     for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
     return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
@@ -36,12 +33,7 @@ struct Softmax {
   PB_HD PB_MERGED static void predict(Row<Team> z, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum<Team>(z, classes);
-    Lane total{};
-    for (Index k = 0; k < classes; ++k) {
-      const Lane e = falling_exponential(z[k] - top);
-      total += e;
-      z.set(k, e);
-    }
+    const Lane total = exponentials(z, top, classes, [](Index, Lane) {});
     const Lane inverse = typename Team::Real(1) / total;
     for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
   }
@@ -54,7 +46,7 @@ struct Softmax {
     Lane total{}, inner{};
     for (Index k = 0; k < classes; ++k) {
       const Lane shifted = z[k] - top;
-      total += falling_exponential(shifted);
+      total += exponential(shifted);
       inner += y[k] * shifted;
     }
     return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
@@ -88,12 +80,47 @@ struct Softmax {
     using Lane = typename Team::Lane;
     const Lane top = maximum(z, classes);
     Lane total{};
-    for (Index k = 0; k < classes; ++k) total += falling_exponential(z[k] - top);
+    for (Index k = 0; k < classes; ++k) total += exponential(z[k] - top);
     const Lane log_sum = logarithm(total) + top;
     for (Index k = 0; k < classes; ++k) out.set(k, out[k] + s * (log_sum - z[k]));
   }
 
  private:
+  // z_k = exp(z_k - top) of z_k <= top, their sum, and seen(k, z_k - top): those that stay in
+  // registers at once.
+  template <class Team, class F>
+  PB_HD PB_MERGED static typename Team::Lane exponentials(Row<Team> z, typename Team::Lane top, Index classes,
+                                                          F&& seen) {
+    using Lane = typename Team::Lane;
+    Lane total{};
+    Index k = 0;
+    if constexpr (requires(Lane(&x)[1]) { falling_exponentials(x); }) {
+      constexpr int together = few_classes<Team>();
+      const auto take = [&](auto count) PB_MERGED {
+        constexpr int n = decltype(count)::value;
+        Lane x[n];
+#pragma GCC unroll 8
+        for (int j = 0; j < n; ++j) seen(k + j, x[j] = z[k + j] - top);
+        falling_exponentials(x);
+#pragma GCC unroll 8
+        for (int j = 0; j < n; ++j) {
+          total += x[j];
+          z.set(k + j, x[j]);
+        }
+      };
+      for (; k + together <= classes; k += together) take(std::integral_constant<int, together>());
+      with_merged_constant<together - 1>(classes - k, take);
+    } else {
+      for (; k < classes; ++k) {
+        const Lane shifted = z[k] - top, e = exponential(shifted);
+        seen(k, shifted);
+        total += e;
+        z.set(k, e);
+      }
+    }
+    return total;
+  }
+
   template <class Team>
   PB_HD PB_MERGED static typename Team::Lane dot(ConstRow<Team> a, ConstRow<Team> b, Index classes) {
     typename Team::Lane total{};

@@ -23,7 +23,8 @@ class DualBundle {
   DualBundle(Arena& arena, const LinearParams<Real>& params, bool reverse)
       : params_(params),
         loop_(arena, params, reverse),
-        square_(reverse && params.support.x_bar ? arena.take<Real>(params.support.rows * params.support.rows) : nullptr),
+        square_(reverse && params.support.x_bar ? arena.take<Real>(params.support.rows * params.support.rows)
+                                                : nullptr),
         spans_(make_spans(arena, reverse, std::make_index_sequence<kTasks>())) {}
 
   Index size() const { return loop_.size(); }
