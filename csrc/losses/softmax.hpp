@@ -96,20 +96,16 @@ struct Softmax {
     Index k = 0;
     if constexpr (requires(Lane(&x)[1]) { falling_exponentials(x); }) {
       constexpr int together = few_classes<Team>();
-      const auto take = [&](auto count) PB_MERGED {
-        constexpr int n = decltype(count)::value;
-        Lane x[n];
-#pragma GCC unroll 8
-        for (int j = 0; j < n; ++j) seen(k + j, x[j] = z[k + j] - top);
+      const auto take = [&]<int... J>(std::integer_sequence<int, J...>) PB_MERGED {
+        Lane x[] = {z[k + J] - top...};
+        (seen(k + J, x[J]), ...);
         falling_exponentials(x);
-#pragma GCC unroll 8
-        for (int j = 0; j < n; ++j) {
-          total += x[j];
-          z.set(k + j, x[j]);
-        }
+        ((total += x[J], z.set(k + J, x[J])), ...);
       };
-      for (; k + together <= classes; k += together) take(std::integral_constant<int, together>());
-      with_merged_constant<together - 1>(classes - k, take);
+      for (; k + together <= classes; k += together) take(std::make_integer_sequence<int, together>());
+      with_merged_constant<together - 1>(classes - k, [&](auto rest) PB_MERGED {
+        take(std::make_integer_sequence<int, decltype(rest)::value>());
+      });
     } else {
       for (; k < classes; ++k) {
         const Lane shifted = z[k] - top, e = exponential(shifted);
