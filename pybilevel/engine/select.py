@@ -21,10 +21,9 @@ FEW_TASKS = 8
 
 LANE_ROWS, LANE_PACKS = 25, 8
 """Examples up to which a task per SIMD lane is no slower than a pack of rows, given that many packs of tasks at least,
-two of which run side by side, to have something for every thread. On one core (8 lanes, `python -m
-benchmarks.coordinates`, each pack by itself): 1.7 times as fast for n = 5, 1.2 for n = 16 and 25, the same for n = 32;
-side by side n = 5 to 16 gain 1.1 to 1.2 more, n = 25 loses 3 % and n = 32 20 %. The number of threads may not decide:
-the two do not round alike."""
+two of which run side by side, to have something for every thread. On one core (8 lanes, 16 registers, c = 5, kernels
+alone) lanes are 1.7 times as fast for n = 10, 1.2 for n = 16, 1.05 (d = 256) to 1.15 (d = 64) for n = 25, and 0.8 for
+n = 32. The number of threads may not decide: the two do not round alike."""
 
 LONG_NORMAL = 256
 """Steps up to which float32 normal coordinates round well with momentum; see `normal_rounds_well`."""
