@@ -74,7 +74,9 @@ def resolve(
     if not isinstance(value, Tensor):
         return torch.full((), float(value), dtype=dtype, device=device)
     if value.ndim == 0:
-        return value.to(device=device, dtype=dtype)
+        # `to` takes microseconds to do nothing
+        right = value.dtype == dtype and value.device == device
+        return value if right else value.to(device=device, dtype=dtype)
     _check_device(name, value, device)
     if value.ndim == 1:
         if value.shape[0] != steps:

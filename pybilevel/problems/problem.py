@@ -1,6 +1,6 @@
 """What every fused inner problem shares: its data, checks, the regulariser and the reduction."""
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from typing import Any, Literal, Self
 
 import torch
@@ -19,7 +19,13 @@ from pybilevel.checks import (
 Reduction = Literal["mean", "sum"]
 
 
-class Problem(ABC):
+class _Kind(ABCMeta):
+    """Abstract classes without virtual subclasses: a call asks many times what it is given, and theirs take long."""
+
+    __instancecheck__ = type.__instancecheck__
+
+
+class Problem(metaclass=_Kind):
     """A model with a row loss and a regulariser, for any number of tasks at once.
 
         L(w) = (1/n) sum_i weights_i loss(model(w, x_i), y_i) + l2/2 |w|^2        ("sum": without 1/n; w without biases)
