@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pybilevel.engine.dispatch import Counting
 
-class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class FlopCount(Counting):  # type: ignore[no-untyped-call]
     """Within it, `total` counts the operations of every call.
 
     torch's own FlopCounterMode also hooks the modules that are called, which fails under torch.autograd.grad.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.total = 0
 
     def __torch_dispatch__(

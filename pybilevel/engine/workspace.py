@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pybilevel.engine.chain import Chain
+from pybilevel.engine.dispatch import Counting
 from pybilevel.engine.dynamics import Dynamics
 from pybilevel.engine.iterate import Iterate
 
@@ -126,7 +126,7 @@ Trace = list[tuple[str, int]]
 """Operation and bytes alive after each allocation."""
 
 
-class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakBytes(Counting):  # type: ignore[no-untyped-call]
     """Counts the bytes alive of storages that torch operations make within it.
 
     Attributes:
@@ -136,16 +136,11 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.peak = 0
         self.live = 0
         self.trace: Trace = []
         self._sizes: dict[int, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # torch would import its compiler to keep it from compiling this mode: 2 seconds and 40 MB
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
