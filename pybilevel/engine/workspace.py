@@ -1,12 +1,11 @@
 """What one reversed step holds beside the stored states: estimated, or measured by running one."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pybilevel.engine.chain import Chain
 from pybilevel.engine.dispatch import Counting
@@ -45,21 +44,24 @@ def measure(dynamics: Dynamics) -> int:
 def measure_graph(dynamics: Dynamics) -> int:
     """What every step but the last adds where graphs are kept: its graph, with the iterate that the next one begins at.
 
-    Cost: one or two steps forward, a few times slower than without the meter.
+    Cost: two steps forward, one of them with the meter.
     """
     start = dynamics.start.detach()
     theta, settings = dynamics.constants()
     wanted = dynamics.wanted()
     meter = PeakBytes()
-    with dynamics.streams.undisturbed(), torch.no_grad(), meter:
+    with dynamics.streams.undisturbed(), torch.no_grad():
         if dynamics.chains() and dynamics.observer is None:
             chain = Chain(dynamics, 2, start, theta, settings, [*wanted[0], *wanted[1]], watched=False)
             chain.run(1)
-            first = meter.live
-            chain.run(2)
-            return meter.live - first
-        kept = dynamics.linearise(0, start, theta, settings, *wanted)
-        live = meter.live
+            with meter:
+                meter.hold(chain.now().flat())
+                before = meter.live
+                chain.run(2)
+                return meter.live - before
+        with meter:
+            kept = dynamics.linearise(0, start, theta, settings, *wanted)
+            live = meter.live
     del kept
     return live
 
@@ -122,7 +124,7 @@ def _alike(trace: "Trace", longer: "Trace") -> list[tuple[int, int]]:
     return found
 
 
-Trace = list[tuple[str, int]]
+Trace = list[tuple[Any, int]]
 """Operation and bytes alive after each allocation."""
 
 
@@ -140,29 +142,37 @@ class PeakBytes(Counting):  # type: ignore[no-untyped-call]
         self.peak = 0
         self.live = 0
         self.trace: Trace = []
-        self._sizes: dict[int, int] = {}
+        self._held: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}  # by where they lie
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {x.untyped_storage().data_ptr() for x in pytree.tree_leaves((args, kwargs)) if _is_stored(x)}
-        for tensor in filter(_is_stored, pytree.tree_leaves(result)):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in given and storage.data_ptr() not in self._sizes and storage.nbytes():
-                self._begin(str(func), storage)
+        for tensor in _stored(result):
+            pointer = tensor.untyped_storage().data_ptr()
+            if pointer not in self._held and pointer not in _pointers((args, kwargs)):
+                self._begin(func, tensor.untyped_storage(), pointer)
         return result
 
-    def _begin(self, name: str, storage: torch.UntypedStorage) -> None:
-        pointer, size = storage.data_ptr(), storage.nbytes()
-        self._sizes[pointer] = size
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Count these too, which were made before."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._held:
+                self._begin("made before", storage, storage.data_ptr())
+
+    def _begin(self, func: Any, storage: torch.UntypedStorage, pointer: int) -> None:
+        size = storage.nbytes()
+        if not size:
+            return
+        # weakref.finalize takes several times as long
+        self._held[pointer] = size, weakref.ref(storage, lambda _: self._end(pointer))
         self.live += size
         self.peak = max(self.peak, self.live)
-        self.trace.append((name, self.live))
-        weakref.finalize(storage, self._end, pointer)
+        self.trace.append((func, self.live))
 
     def _end(self, pointer: int) -> None:
-        self.live -= self._sizes.pop(pointer, 0)
+        self.live -= self._held.pop(pointer)[0]
 
 
 def _nbytes(tensors: Sequence[Tensor]) -> int:
@@ -170,6 +180,17 @@ def _nbytes(tensors: Sequence[Tensor]) -> int:
     return total
 
 
-def _is_stored(leaf: Any) -> bool:
-    # zeros that forward mode makes of nothing have no storage
-    return isinstance(leaf, Tensor) and not leaf._is_zerotensor()
+def _pointers(value: Any) -> set[int]:
+    return {x.untyped_storage().data_ptr() for x in _stored(value)}
+
+
+def _stored(value: Any) -> Iterator[Tensor]:
+    """The tensors in what an operation takes or gives, but zeros that forward mode makes of nothing: no storage."""
+    if isinstance(value, Tensor):
+        if not value._is_zerotensor():
+            yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _stored(item)
+    elif isinstance(value, dict):
+        yield from _stored(list(value.values()))
