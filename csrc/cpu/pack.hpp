@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -173,7 +174,7 @@ inline Pack<T> multiply_add(Pack<T> a, Pack<T> b, Pack<T> c) {
 
 // Sum of the lanes: a fixed tree, halves added to halves.
 template <class T>
-inline T sum_lanes(Pack<T> x) {
+PB_INLINE T sum_lanes(Pack<T> x) {
   constexpr int lanes = PackOf<T>::lanes;
   T sums[lanes];
   for (int i = 0; i < lanes; ++i) sums[i] = x[i];
@@ -241,6 +242,14 @@ struct ExpConstants<double> {
 
 constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
 
+// 1 / i!: numbers, where a large file has the compiler call factorial() in the loop.
+template <class T>
+inline constexpr auto kInverseFactorials = [] {
+  std::array<T, ExpConstants<T>::degree + 1> table{};
+  for (int i = 0; i <= ExpConstants<T>::degree; ++i) table[i] = T(1.0 / factorial(i));
+  return table;
+}();
+
 template <class T>
 PB_INLINE Pack<T> exp_pack(Pack<T> x) {
   using C = ExpConstants<T>;
@@ -251,9 +260,9 @@ PB_INLINE Pack<T> exp_pack(Pack<T> x) {
   const Pack<T> k = shifted - magic;
   const Pack<T> high_part = multiply_add<T>(k, broadcast(-C::ln2_head), inside);
   const Pack<T> r = multiply_add<T>(k, broadcast(-C::ln2_tail), high_part);
-  Pack<T> sum = broadcast(T(1.0 / factorial(C::degree)));
+  Pack<T> sum = broadcast(kInverseFactorials<T>[C::degree]);
 #pragma GCC unroll 16
-  for (int i = C::degree - 1; i >= 0; --i) sum = multiply_add<T>(sum, r, broadcast(T(1.0 / factorial(i))));
+  for (int i = C::degree - 1; i >= 0; --i) sum = multiply_add<T>(sum, r, broadcast(kInverseFactorials<T>[i]));
   const Bits exponent = (std::bit_cast<Bits>(shifted) - std::bit_cast<Bits>(magic) + C::bias) << C::mantissa;
   const Pack<T> result = sum * std::bit_cast<Pack<T>>(exponent);
   return x < low ? Pack<T>{} : result;
@@ -281,11 +290,11 @@ PB_INLINE void falling_exp_packs(Pack<T> (&x)[N]) {
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) x[j] = multiply_add<T>(shifted[j] - magic, broadcast(-C::ln2_tail), x[j]);
 #pragma GCC unroll 16
-  for (int j = 0; j < N; ++j) sum[j] = broadcast(T(1.0 / factorial(C::degree)));
+  for (int j = 0; j < N; ++j) sum[j] = broadcast(kInverseFactorials<T>[C::degree]);
 #pragma GCC unroll 16
   for (int i = C::degree - 1; i >= 0; --i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) sum[j] = multiply_add<T>(sum[j], x[j], broadcast(T(1.0 / factorial(i))));
+    for (int j = 0; j < N; ++j) sum[j] = multiply_add<T>(sum[j], x[j], broadcast(kInverseFactorials<T>[i]));
   }
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j)

@@ -15,7 +15,7 @@ struct ConstRow {
   const typename Team::Scalar* data;
   Index stride;
 
-  PB_HD Lane operator[](Index k) const { return Team::load(data + k * stride); }
+  PB_HD PB_MERGED Lane operator[](Index k) const { return Team::load(data + k * stride); }
 };
 
 template <class Team>
@@ -24,9 +24,9 @@ struct Row {
   typename Team::Scalar* data;
   Index stride;
 
-  PB_HD Lane operator[](Index k) const { return Team::load(data + k * stride); }
-  PB_HD void set(Index k, Lane x) const { Team::store(data + k * stride, x); }
-  PB_HD operator ConstRow<Team>() const { return {data, stride}; }
+  PB_HD PB_MERGED Lane operator[](Index k) const { return Team::load(data + k * stride); }
+  PB_HD PB_MERGED void set(Index k, Lane x) const { Team::store(data + k * stride, x); }
+  PB_HD PB_MERGED operator ConstRow<Team>() const { return {data, stride}; }
 };
 
 // How many classes of a row a team holds in registers.
