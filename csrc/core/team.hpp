@@ -59,10 +59,11 @@ struct Term {
 };
 
 // A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about
-// `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. The cut decides the order of additions: it follows from the sizes and the kind of team,
-// never from its number of workers.
+// `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. A sum
+// of more than twice `bytes` is read from afar for every block: blocks then have about `tall` rows, if that is not 0. The
+// cut decides the order of additions: it follows from the sizes and the kind of team, never from its number of workers.
 struct RowCut {
-  Index bytes, block, chunk, most, few, sums;
+  Index bytes, block, chunk, most, few, sums, tall = 0;
 };
 
 // The cut of one data set: chunk i is the rows from i * chunk on, in blocks of `block` rows, the last of which may be short.

@@ -7,6 +7,8 @@
 // Every output is summed in one fixed order, whatever the tiling.
 #pragma once
 
+#include <utility>
+
 #include "cpu/mix.hpp"
 
 namespace pb::inline PB_ISA {
@@ -19,13 +21,13 @@ struct DotsTile {
   static constexpr int kTogether = kLanes / kColumns;
   static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
 
-  // P rows of A against R <= kColumns rows of B. The running sums are transposed, not added up. Meanwhile the cache
-  // lines from `ahead` on are fetched, one a turn: this many rows are more streams than processors foresee.
+  // The lanes' sums of P rows of A against R rows of B. Meanwhile the cache lines from `ahead` on are fetched, one a turn:
+  // this many rows are more streams than processors foresee.
   template <int P, int R>
-  PB_INLINE static void run(Index count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate,
+  PB_INLINE static void add(Index count, Matrix<const T> a, Matrix<const T> b, Pack<T> (&sum)[P][kColumns],
                             const T* ahead) {
-    Pack<T> sum[P][kColumns] = {};
     Index q = 0;
+#pragma GCC unroll 2
     for (; q + kLanes <= count; q += kLanes, ahead += kLine) {
       __builtin_prefetch(ahead);
       Pack<T> x[P];
@@ -44,6 +46,14 @@ struct DotsTile {
         for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(load_part(a[i] + q, count - q), y, sum[i][j]);
       }
     }
+  }
+
+  // P rows of A against R <= kColumns rows of B. The running sums are transposed, not added up.
+  template <int P, int R>
+  PB_INLINE static void run(Index count, Matrix<const T> a, Matrix<const T> b, Strided<T> c, bool accumulate,
+                            const T* ahead) {
+    Pack<T> sum[P][kColumns] = {};
+    add<P, R>(count, a, b, sum, ahead);
 #pragma GCC unroll 4
     for (int i = 0; i < P; i += kTogether) {
       Pack<T> sums[kLanes] = {};
@@ -75,28 +85,98 @@ struct DotsTile {
 
 inline constexpr Index kRowsAhead = 8;  // how far before their use rows of B are fetched
 
+// Rows of A in blocks of about even heights, each of which fetches its part of the rows ahead.
 template <class Tile, class T>
 PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
     with_constant<Tile::kColumns>(s.r - r < Tile::kColumns ? s.r - r : Tile::kColumns, [&](auto R) {
-      for (Index p = 0; p < s.p; p += Tile::kRows) {
-        with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
+      const T* ahead = b[r + kRowsAhead];
+      for (Index p = 0; p < s.p; ahead += s.q / Tile::kLanes * Tile::kLine) {
+        const Index rows = next_part(s.p - p, Tile::kRows);
+        with_constant<Tile::kRows>(rows, [&](auto P) {
           Tile::template run<decltype(P)::value, decltype(R)::value>(
               s.q, {a[p], a.row}, {b[r], b.row}, {c.data + p * c.row + r * c.column, c.row, c.column},
-              s.accumulate, b[r + kRowsAhead] + p / Tile::kRows * (s.q / Tile::kLanes) * Tile::kLine);
+              s.accumulate, ahead);
         });
+        p += rows;
       }
     });
   }
 }
 
+// All of four or five rows of A against as many rows of B as a pack of outputs: two of those at a time, whose sums are
+// halved into each other as DotsTile does, and the rest of that once for all.
+template <class T>
+struct FewTile {
+  static constexpr int kLanes = PackOf<T>::lanes, kPairs = kLanes / 2;
+  using Pair = DotsTile<T, 5, 2>;
+
+  template <int P>
+  PB_INLINE static void run(Index count, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, bool accumulate,
+                            const T* ahead) {
+    Pack<T> halves[P][kPairs];
+    for (int k = 0; k < kPairs; ++k, ahead += count / kLanes * Pair::kLine) {
+      Pack<T> sum[P][2] = {};
+      Pair::template add<P, 2>(count, a, {b[2 * k], b.row}, sum, ahead);
+#pragma GCC unroll 8
+      for (int i = 0; i < P; ++i) {
+        halves[i][k] = add_halves<T, kPairs>(sum[i][0], sum[i][1], std::make_integer_sequence<int, kLanes>());
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) {
+      const Pack<T> totals = in_order(sum_pairs_of(halves[i]));
+      store_pack(c[i], accumulate ? load_pack(c[i]) + totals : totals);
+    }
+  }
+
+ private:
+  PB_INLINE static Pack<T> sum_pairs_of(Pack<T> (&halves)[kPairs]) {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
+    if constexpr (kPairs == 4) {
+      const Pack<T> even = add_halves<T, 2>(halves[0], halves[2], lanes),
+                    odd = add_halves<T, 2>(halves[1], halves[3], lanes);
+      return add_halves<T, 1>(even, odd, lanes);
+    } else {
+      return add_halves<T, 1>(halves[0], halves[1], lanes);
+    }
+  }
+
+  // Lane 2 k + h of the result is that of pair k, half h.
+  PB_INLINE static Pack<T> in_order(Pack<T> x) {
+    using Bits = typename PackOf<T>::bits;
+    if constexpr (kPairs == 4) {
+      return __builtin_shuffle(x, Bits{0, 4, 1, 5, 2, 6, 3, 7});
+    } else {
+      return __builtin_shuffle(x, Bits{0, 2, 1, 3});
+    }
+  }
+};
+
+// Rows of B in whole packs of outputs; returns how many those are.
+template <class T>
+PB_NOINLINE Index dots_few(const Shape& s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+  constexpr Index lanes = PackOf<T>::lanes;
+  const Index whole = c.column == 1 ? s.r - s.r % lanes : 0;
+  for (Index r = 0; r < whole; r += lanes) {
+    const Matrix<const T> rows{b[r], b.row};
+    const Matrix<T> to{c.data + r, c.row};
+    s.p == 5 ? FewTile<T>::template run<5>(s.q, a, rows, to, s.accumulate, rows[kRowsAhead])
+             : FewTile<T>::template run<4>(s.q, a, rows, to, s.accumulate, rows[kRowsAhead]);
+  }
+  return whole;
+}
+
 template <class T>
 inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
+  if (dots_packs(s)) return dots_packed<T>(s, a, b, c);
   // every tile makes the same sums, in the same order: results do not depend on how rows are shared out
   const bool few = s.p == 4 || s.p == 5;
   if (few) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
-    dots_by<DotsTile<T, 5, 2>>(s, a, b, c);
+    const Index done = dots_few<T>(s, a, b, c);
+    s.r -= done;
+    dots_by<DotsTile<T, 5, 2>>(s, a, {b[done], b.row}, {c.data + done * c.column, c.row, c.column});
   } else if (s.q >= 16 * lanes) {
     dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
   } else {  // what ends short sums costs as much as they do, and one pack ends cheapest

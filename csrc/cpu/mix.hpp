@@ -10,13 +10,9 @@
 #include "core/constant.hpp"
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
+#include "cpu/packed.hpp"
 
 namespace pb::inline PB_ISA {
-
-// How much of `rest` to take next: `most`, but the last two parts are even.
-constexpr Index next_part(Index rest, Index most) {
-  return rest <= most ? rest : rest >= 2 * most ? most : (rest + 1) / 2;
-}
 
 template <class T>
 struct MixTile {
@@ -97,7 +93,7 @@ struct MixTile {
 template <class T>
 struct PanelTile {
   static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 3, kMost = 5;  // packs of a row
-  static constexpr Index kShortest = 3, kLongest = 128;                     // rows of B
+  static constexpr Index kLongest = 128;                                    // rows of B
 
   static bool fits(const Shape& s) {
     const bool hinted = s.stream || s.ahead > 0, one_block = s.p == 5 || s.p == 6;  // of a MixTile
@@ -139,40 +135,11 @@ struct PanelTile {
     }
   }
 
-  // R < kShortest rows of B and Q packs of them: all of them in registers, and C row by row.
-  template <int R, int Q>
-  PB_NOINLINE static void run_thin(const Term<const T>& term, Index rows, Index q, Matrix<T> c,
-                                   bool accumulate) {
-    Pack<T> packs[R][Q];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) packs[r][j] = load_pack(term.b[r] + q + j * kLanes);
-    }
-    const T* a = term.a.data;
-    T* out = c.data + q;
-    for (; rows > 0; --rows, a += term.a.row, out += c.row) {
-      Pack<T> sum[Q] = {};
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const Pack<T> coefficient = in_register<T>(broadcast(a[r * term.a.column]));
-#pragma GCC unroll 8
-        for (int j = 0; j < Q; ++j) sum[j] = multiply_add<T>(coefficient, packs[r][j], sum[j]);
-      }
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j)
-        store_pack(out + j * kLanes, accumulate ? load_pack(out + j * kLanes) + sum[j] : sum[j]);
-    }
-  }
-
   // In blocks of about even heights.
   template <int Q>
   static void panel(const Term<const T>* terms, int count, Index rows, Index q, Matrix<T> c,
                     bool accumulate) {
     constexpr int most = Q == 3 ? 3 : 2;
-    if (count == 1 && terms->r < kShortest)
-      return with_constant<kShortest - 1>(
-          terms->r, [&](auto R) { run_thin<decltype(R)::value, Q>(*terms, rows, q, c, accumulate); });
     for (Index p = 0; p < rows;) {
       const Index height = next_part(rows - p, most);
       with_constant<most>(height, [&](auto P) {
@@ -196,6 +163,69 @@ struct PanelTile {
   }
 };
 
+// One to five rows of B: as many packs of them as registers hold, and C row by row.
+template <class T>
+struct ThinTile {
+  static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 7;  // rows of C
+  static constexpr int kMost = 5;                                // rows of B
+
+  // Packs of a row of C that are made at once.
+  static constexpr int packs(int r) { return r < 3 ? 5 : r == 3 ? 3 : 2; }
+
+  static bool fits(const Shape& s) { return s.r > 0 && s.r <= kMost && s.p >= kLeast && s.q >= kLanes; }
+
+  // store(p, x) puts a pack of sums to C.
+  template <int R, int Q, class F>
+  PB_INLINE static void run(Index rows, Strided<const T> a, Matrix<const T> b, Matrix<T> c, F&& store) {
+    Pack<T> packs[R][Q];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j) packs[r][j] = in_register<T>(load_pack(b[r] + j * kLanes));
+    }
+    const T* coefficients = a.data;
+    T* out = c.data;
+    for (; rows > 0; --rows, coefficients += a.row, out += c.row) {
+      Pack<T> sum[Q] = {};
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Pack<T> coefficient = in_register<T>(broadcast(coefficients[r * a.column]));
+#pragma GCC unroll 8
+        for (int j = 0; j < Q; ++j) sum[j] = multiply_add<T>(coefficient, packs[r][j], sum[j]);
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < Q; ++j) store(out + j * kLanes, sum[j]);
+    }
+  }
+
+  template <int R, int Q>
+  PB_NOINLINE static void panel(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+    if (s.stream) {
+      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { stream_pack(p, x); });
+    } else if (s.accumulate) {
+      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { store_pack(p, load_pack(p) + x); });
+    } else {
+      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { store_pack(p, x); });
+    }
+  }
+
+  // The whole packs of C; returns the number of its columns that they are.
+  static Index run_all(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+    const Index whole = s.q / kLanes;
+    with_constant<kMost>(s.r, [&](auto R) {
+      constexpr int r = decltype(R)::value, most = packs(r);
+      for (Index done = 0; done < whole;) {
+        const Index count = next_part(whole - done, most), q = done * kLanes;
+        with_constant<most>(count, [&](auto Q) {
+          panel<r, decltype(Q)::value>(s, a, {b.data + q, b.row}, {c.data + q, c.row});
+        });
+        done += count;
+      }
+    });
+    return whole * kLanes;
+  }
+};
+
 // Rows in blocks of about even heights: a low one would wait for its sums.
 template <class T>
 inline void mix_rows(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
@@ -210,11 +240,16 @@ inline void mix_rows(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c
   }
 }
 
-// Whole packs in panels where those fit, what is left in rows.
+// In the fastest way, by whole packs in panels or in rows: all make the same sums.
 template <class T>
 inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  if (mix_packs<T>(s, b)) return mix_packed<T>(s, a, b, c);
   Index done = 0;
-  if (PanelTile<T>::fits(s)) {
+  if (ThinTile<T>::fits(s)) {
+    s.stream = MixTile<T>::can_stream(s, c);
+    done = ThinTile<T>::run_all(s, a, b, c);
+    s.q -= done;
+  } else if (PanelTile<T>::fits(s)) {
     const Term<const T> term{s.r, a, b};
     done = PanelTile<T>::run_all(s, &term, 1, c);
     s.q -= done;

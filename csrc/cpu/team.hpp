@@ -13,7 +13,7 @@
 namespace pb::inline PB_ISA {
 
 // As many rows as stay in the first-level cache between the two passes over them.
-inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20};
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96};
 
 // The plain loops of a team that is one thread.
 struct OneThread {

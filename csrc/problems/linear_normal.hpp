@@ -33,7 +33,8 @@ class LinearNormal {
         columns_(params.features + (params.bias ? 1 : 0)),
         stride_(round_up(columns_, Team::kLanes)),
         sweep_(arena, params.support.rows, params.features, moments(),
-               2 * (stride_ + params.classes) * LinearSweep<Team>::block_rows(params.features)) {
+               2 * (stride_ + params.classes) *
+                   LinearSweep<Team>::block_rows(params.support.rows, params.features, moments())) {
     moments_ = arena.take<T>(moments());
     const auto& data = params.support;
     if (!reverse) return;

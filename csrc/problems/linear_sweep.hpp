@@ -19,20 +19,25 @@ class LinearSweep {
   PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0)
       : rows_(rows),
         size_(size),
-        block_(block_rows(features)),
+        block_(block_rows(rows, features, size)),
         chunks_(count_chunks(rows, size)),
         distance_(size + scratch),
         partial_(arena.take<T>(chunks_ * distance_)) {}
 
-  // As many rows as stay in the first-level cache between the two passes over them, in whole packs.
-  PB_HD static Index block_rows(Index features) {
+  // As many rows as stay in the first-level cache between the two passes over them, in whole packs; more where the sum does
+  // not stay there.
+  PB_HD static Index block_rows(Index rows, Index features, Index size) {
     const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
+    if (kCut.tall > 0 && size * Index(sizeof(T)) > 2 * kCut.bytes) {
+      const Index chunk = ceil_div(rows + 1, count_chunks(rows, size)), blocks = ceil_div(chunk, kCut.tall);
+      return round_up(ceil_div(chunk, blocks), unit);
+    }
     return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
   }
 
   // How run() cuts such a data set. Whoever wants it keeps it: a member more here, and a CUDA kernel spills.
   PB_HD static RowChunks cut(Index rows, Index features, Index size) {
-    const Index block = block_rows(features), chunks = count_chunks(rows, size);
+    const Index block = block_rows(rows, features, size), chunks = count_chunks(rows, size);
     return {rows, features, chunks, round_up(ceil_div(rows, chunks), block), block};
   }
 
@@ -53,7 +58,7 @@ class LinearSweep {
     }
   }
 
-  // f(member, first row, number of rows, partial sum to add to)
+  // f(member, first row, number of rows, partial sum to add to).
   template <class F>
   PB_HD void run(const Team& team, F f) const {
     const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
