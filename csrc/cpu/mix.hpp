@@ -168,15 +168,17 @@ template <class T>
 struct ThinTile {
   static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 7;  // rows of C
   static constexpr int kMost = 5;                                // rows of B
+  static constexpr Index kAhead = 24;  // rows of C that are fetched before they are written
 
   // Packs of a row of C that are made at once.
   static constexpr int packs(int r) { return r < 3 ? 5 : r == 3 ? 3 : 2; }
 
   static bool fits(const Shape& s) { return s.r > 0 && s.r <= kMost && s.p >= kLeast && s.q >= kLanes; }
 
-  // store(p, x) puts a pack of sums to C.
+  // store(p, x) puts a pack of sums to C, whose rows are fetched ahead if `fetches`.
   template <int R, int Q, class F>
-  PB_INLINE static void run(Index rows, Strided<const T> a, Matrix<const T> b, Matrix<T> c, F&& store) {
+  PB_INLINE static void run(Index rows, Strided<const T> a, Matrix<const T> b, Matrix<T> c, bool fetches,
+                            F&& store) {
     Pack<T> packs[R][Q];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -186,6 +188,7 @@ struct ThinTile {
     const T* coefficients = a.data;
     T* out = c.data;
     for (; rows > 0; --rows, coefficients += a.row, out += c.row) {
+      if (fetches) __builtin_prefetch(out + kAhead * c.row, 1);
       Pack<T> sum[Q] = {};
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -201,11 +204,11 @@ struct ThinTile {
   template <int R, int Q>
   PB_NOINLINE static void panel(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
     if (s.stream) {
-      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { stream_pack(p, x); });
+      run<R, Q>(s.p, a, b, c, false, [](T* p, Pack<T> x) { stream_pack(p, x); });
     } else if (s.accumulate) {
-      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { store_pack(p, load_pack(p) + x); });
+      run<R, Q>(s.p, a, b, c, true, [](T* p, Pack<T> x) { store_pack(p, load_pack(p) + x); });
     } else {
-      run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { store_pack(p, x); });
+      run<R, Q>(s.p, a, b, c, true, [](T* p, Pack<T> x) { store_pack(p, x); });
     }
   }
 
