@@ -168,7 +168,7 @@ template <class T>
 struct ThinTile {
   static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 7;  // rows of C
   static constexpr int kMost = 5;                                // rows of B
-  static constexpr Index kAhead = 24;  // rows of C that are fetched before they are written
+  static constexpr Index kAhead = 8;  // rows of C that are fetched before they are written
 
   // Packs of a row of C that are made at once.
   static constexpr int packs(int r) { return r < 3 ? 5 : r == 3 ? 3 : 2; }

@@ -142,32 +142,18 @@ PB_NOINLINE void mix_packed(const Shape& s, Strided<const T> a, Matrix<const T> 
 // Whether dots() is made so, which decides about rounding: not by s.r, which may be shared out.
 inline bool dots_packs(const Shape& s) { return s.p >= 16; }
 
-// C(j, i) = C(i, j) for first <= i < n, j < columns.
-template <class T>
-inline void mirror(Index first, Index n, Index columns, Strided<T> c) {
-  if (c.column == 1)
-    return transpose<T>(n - first, columns, {c.data + first * c.row, c.row}, {c.data + first, c.row});
-  for (Index i = first; i < n; ++i) {
-    for (Index j = 0; j < columns; ++j) c.data[j * c.row + i * c.column] = c.data[i * c.row + j * c.column];
-  }
-}
-
-// Of a product of rows by themselves only one half is made, and mirrored.
 template <class T>
 PB_NOINLINE void dots_packed(const Shape& s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   using Tile = PackedTile<T>;
-  const bool gram =
-      a.data == b.data && a.row == b.row && s.p == s.r && c.row >= c.column * s.p && !s.accumulate;
   Tile tile;
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
-    const Index columns = std::min(Tile::kColumns, s.r - r), first = gram ? r : 0;
-    const Strided<T> out{c.data + first * c.row + r * c.column, c.row, c.column};
+    const Index columns = std::min(Tile::kColumns, s.r - r);
+    const Strided<T> out{c.data + r * c.column, c.row, c.column};
     for (Index q = 0; q < s.q; q += Tile::kDepth) {
       const Index depth = std::min(Tile::kDepth, s.q - q);
       tile.take_turned(depth, {b[r] + q, b.row}, columns);
-      tile.pass(s.p - first, depth, {a[first] + q, a.row, 1}, out, s.accumulate || q > 0, columns);
+      tile.pass(s.p, depth, {a.data + q, a.row, 1}, out, s.accumulate || q > 0, columns);
     }
-    if (gram) mirror<T>(columns, s.p - first, columns, out);
   }
 }
 
