@@ -1,4 +1,4 @@
-"""Sizes beyond those of the other laws: many classes and features, whose products go through panels (csrc/cpu/packed.hpp)."""
+"""Many classes and features, whose products go through panels (csrc/cpu/packed.hpp), and products of few rows."""
 
 import pytest
 import torch
