@@ -18,7 +18,8 @@ void bind_plans(py::module_& m);  // module_plans.cpp
 
 namespace {
 
-/// What a header tells of its optimizer: {"settings": [name or "", ...], "flags": [...], "buffers": [(name, needs), ...], "linear"}.
+/// What a header tells of its optimizer: {"settings": [name or "", ...], "flags": [...], "buffers": [(name, needs), ...],
+/// "linear"}.
 py::dict describe(const OptimizerInfo& row) {
   py::list settings, flags, buffers;
   for (const auto name : row.settings) settings.append(name);

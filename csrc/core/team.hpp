@@ -1,8 +1,9 @@
 // The Team: all that the mathematics knows about the machine.
 //
 // A team is a group of workers that run one task together: a CPU thread whose lanes are a SIMD pack of rows, a crew of
-// CPU threads, a CUDA block, all blocks of a CUDA launch. Its methods are collective: all workers call them, with the same arguments, and each ends
-// with a barrier, so that what it wrote is visible to all. No plan and no number of CPU threads changes a result.
+// CPU threads, a CUDA block, all blocks of a CUDA launch. Its methods are collective: all workers call them, with the
+// same arguments, and each ends with a barrier, so that what it wrote is visible to all. No plan and no number of CPU
+// threads changes a result.
 //
 // On CUDA the object that holds the mathematics (LinearTask and its members) exists once, in shared memory of the block
 // or in global memory: every worker runs its code, so its members may change only inside a collective, as in

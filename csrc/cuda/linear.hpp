@@ -1,4 +1,5 @@
-// Entry points of the fused linear problems on CUDA, for T = float and double. A header without CUDA: csrc/ops includes it under any compiler.
+// Entry points of the fused linear problems on CUDA, for T = float and double. A header without CUDA: csrc/ops includes it
+// under any compiler.
 #pragma once
 
 #include <cstddef>

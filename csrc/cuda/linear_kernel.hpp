@@ -1,4 +1,5 @@
-// The kernel of the linear tasks and its launch, instantiated by linear_<precision>.cu: a block runs whole tasks, one after the other, each from its data to its results.
+// The kernel of the linear tasks and its launch, instantiated by linear_<precision>.cu: a block runs whole tasks, one
+// after the other, each from its data to its results.
 #pragma once
 
 #include "cuda/block_tasks.hpp"

@@ -109,8 +109,8 @@ class Unroll {
                  const UnrollParams& params, Index i, Working& working, T* trajectory) const {
     const PlacedOp op = params.plan[i];
     if (op.code() == OpCode::kAdvance) {
-      T *const to_keep = kept(trajectory, op.kept() ? working.slot : -1), *const to =
-                                                                              goal(params, i, trajectory);
+      T* const to_keep = kept(trajectory, op.kept() ? working.slot : -1);
+      T* const to = goal(params, i, trajectory);
       advance(team, problem, optimizer, op.step(), op.operand(), working.state, to, nullptr, to_keep);
       working.state = to;
       return;

@@ -1,6 +1,6 @@
 // Linear inner problems in dual coordinates, a task per SIMD lane: the recurrence of Lanes::kTasks tasks at once, on
-// scalars that hold a number of each, where K is too small to fill a pack with its rows. The features stay as they are: each task
-// has a span of its own, which reads and writes every kTasks-th number of the shared buffers.
+// scalars that hold a number of each, where K is too small to fill a pack with its rows. The features stay as they are:
+// each task has a span of its own, which reads and writes every kTasks-th number of the shared buffers.
 #pragma once
 
 #include <array>

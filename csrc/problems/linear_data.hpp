@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "core/lanes.hpp"
 #include "problems/linear_params.hpp"
@@ -20,6 +21,7 @@ struct RowBuffers {
   PB_HD Index at(Index k, Index i) const { return (k * stride + i) * step; }
 };
 
+// Where they are not interleaved, as memory: faster than one by one.
 template <class Team>
 PB_HD void clear_targets(const Team& team, Index n, const RowBuffers<typename Team::Real>& to) {
   if constexpr (std::is_same_v<typename Team::Real, typename Team::Scalar>) {
