@@ -45,6 +45,30 @@ def test_a_batch_changed_in_place_that_the_first_pass_did_not_see_is_an_error():
         w.sum().backward()
 
 
+def test_batches_that_are_drawn_once_are_those_of_the_plain_loop_or_an_error():
+    """Where a budget has a graph or a workspace measured, the loss draws more of them than there are steps."""
+    xs, w0 = torch.randn(3 * STEPS, 5, 4).double(), leaf(4, 3)
+
+    def run(memory):
+        drawn = iter(xs)
+        w = generic(lambda w: (next(drawn) @ w).tanh().square().sum(), w0, lr=0.1, memory=memory)
+        return w, gradients(w, {"w0": w0})["w0"]
+
+    plain = generic(lambda w, x: (x @ w).tanh().square().sum(), w0, lr=0.1, batches=list(xs[:STEPS]))
+    w, bar = run("auto")
+    assert_matches(w, plain, "w")
+    assert_matches(bar, gradients(plain, {"w0": w0})["w0"], "w0")
+    for budget in range(4000, 40000, 4000):
+        try:
+            w, _ = run(budget)
+        except RuntimeError as error:
+            assert "another value in the backward" in str(error)  # noqa: PT017 (or it is the plain loop)
+        else:
+            assert_matches(w, plain, "w")
+    with pytest.raises(RuntimeError, match="another value in the backward"):
+        run(8000)
+
+
 def test_kept_graphs_are_those_of_what_ran_until_a_second_backward():
     x, w0 = torch.randn(5, 4).double(), leaf(4, 3)
     w = generic(lambda w: (x @ w).cos().sum(), w0, lr=0.1)

@@ -5,7 +5,7 @@
 //                                                (cpu/packed.hpp)
 //   gram  C(p, r) = sum_q A[p, q] A[r, q]        half of them
 //
-// Every output is summed in one fixed order, whatever the tiling.
+// Every output is summed in an order that follows from the sizes, and not from r, which threads may share.
 #pragma once
 
 #include <utility>

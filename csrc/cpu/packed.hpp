@@ -111,10 +111,10 @@ struct PackedTile {
       const Index rows = std::min(kLanes, columns - i);
       for (Index r = 0; r < depth; r += kLanes) {
         const Index count = std::min(kLanes, depth - r);
+        const bool whole = rows == kLanes && count == kLanes;
         const Matrix<const T> from{b[i] + r, b.row};
         const Matrix<T> to{panel + r * kColumns + i, kColumns};
-        rows == kLanes&& count == kLanes ? transpose_block(from, to)
-                                         : transpose_square<T>(rows, count, from, to, true);
+        whole ? transpose_block(from, to) : transpose_square<T>(rows, count, from, to, true);
       }
     }
   }

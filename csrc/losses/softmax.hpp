@@ -5,6 +5,8 @@
 //   targets     <p, u> - u           = d <residual, u> / d y (sigma included)
 #pragma once
 
+#include <utility>
+
 #include "core/constant.hpp"
 #include "core/math.hpp"
 #include "losses/rows.hpp"
@@ -86,8 +88,8 @@ struct Softmax {
   }
 
  private:
-  // z_k = exp(z_k - top) of z_k <= top, their sum, and seen(k, z_k - top): those that stay in
-  // registers at once.
+  // z_k becomes exp(z_k - top), where top is the largest; seen(k, z_k - top) is called of each. Returns their sum. As many
+  // at once as stay in registers.
   template <class Team, class F>
   PB_HD PB_MERGED static typename Team::Lane exponentials(Row<Team> z, typename Team::Lane top, Index classes,
                                                           F&& seen) {

@@ -60,7 +60,7 @@ def _run(call: Call) -> tuple[Any, State]:
 def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differentiated: bool) -> Machine:
     """What runs a call within the memory it asks for: all graphs are kept if they fit, else the states of a plan.
 
-    Where a budget is near, the workspace is measured: that takes a step forward and back.
+    Where a budget is near, a graph or the workspace is measured: that takes two steps forward, or one forward and back.
     """
     state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
     keeps = differentiated and graphs.fit(call, dynamics)

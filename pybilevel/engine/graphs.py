@@ -15,9 +15,9 @@ from pybilevel.engine.machine import Machine
 from pybilevel.engine.torch_step import PullStep
 from pybilevel.methods import Reverse
 
-LEAST_PART = 5
-"""A graph was 0.26 to 0.73 of a state and `workspace.estimate`, on the nets of tests/test_generic_memory.py and of
-benchmarks/networks.py: from this part of them on it is worth to measure one."""
+MOST_OVERESTIMATE = 5
+"""How many times a graph a state and `workspace.estimate` may be, where it is worth to measure one. They were 1.4 to 3.9
+times, on the nets of tests/test_generic_memory.py and of benchmarks/networks.py."""
 
 
 def fit(call: Call, dynamics: Dynamics) -> bool:
@@ -32,7 +32,7 @@ def fit(call: Call, dynamics: Dynamics) -> bool:
         return False
     limit = call.memory if isinstance(call.memory, int) else memory.SMALL_BYTES
     one = dynamics.start.nbytes + workspace.estimate(dynamics)
-    if limit < call.steps * one <= LEAST_PART * limit:
+    if limit < call.steps * one <= MOST_OVERESTIMATE * limit:
         return forecast(call, dynamics, one) <= limit
     return call.steps * one <= limit
 
@@ -75,6 +75,7 @@ class GraphMachine(Machine):
         self._chains = self._observer is None and self._dynamics.chains()
         self._chain: Chain | None = None
         self._pulls: list[PullStep] = []
+        self._ran_alone = False  # whether the loss was evaluated once a step, and for nothing else
 
     def _run_forward(self) -> Iterate:
         self._keep(observed=True)
@@ -113,9 +114,8 @@ class GraphMachine(Machine):
         return self._chain is not None and self._chain.usable()
 
     def _check_data(self) -> None:
-        if (
-            self._pulls_chain()
-        ):  # its graph is that of what ran, as long as the tensors that it holds are the same
+        if self._pulls_chain() and self._ran_alone:
+            # the graph is that of what ran, as long as the tensors that it holds are the same
             self._dynamics.check_changed()
         else:
             super()._check_data()
@@ -136,7 +136,9 @@ class GraphMachine(Machine):
 
     def _keep_chain(self, observed: bool) -> None:
         parts = self._start, self._theta, self._settings, self._asked, observed
-        self._chain = Chain(self._dynamics, self.steps, *parts, self._dynamics.first_graph())
+        first = self._dynamics.first_graph()
+        self._ran_alone = first is not None
+        self._chain = Chain(self._dynamics, self.steps, *parts, first)
         self._chain.run(1)
         if observed and self._forgo(self._chain.now):
             return
@@ -166,6 +168,7 @@ class GraphMachine(Machine):
         """Drops the graphs if step 0, which has come to `kept`, tells that they would change bits."""
         if self._dynamics.one_formula():
             return False
+        self._ran_alone = False
         with self._dynamics.streams.undisturbed():
             self._keeps = _equal(self._advance(), kept())
         if not self._keeps:

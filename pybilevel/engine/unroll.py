@@ -46,7 +46,7 @@ def unroll(
         optimizer: such as `pb.SGD(lr, momentum)`.
         batches: one mini-batch a step, decided by type: a tensor, tuple or dict whose tensors have a leading steps
             axis; a list, or a data set with items, of length steps; or a pure function t -> batch, t counted from 0 in
-            every call. The backward asks for them again, so iterators and data loaders raise. Tensors in them that
+            every call. The backward may ask for them again, so iterators and data loaders raise. Tensors in them that
             require a gradient get one (those of a list are stacked first). For fused problems: row indices
             [steps, *B, b], int64, and each step's loss is that of those rows, the mean over b. Not fused.
         in_dims: tasks, for callables (fused problems take leading dimensions): a pair (of w0, of hparams) with

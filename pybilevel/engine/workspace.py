@@ -27,6 +27,7 @@ def measure(dynamics: Dynamics) -> int:
 
     Cost: one step forward and back at t = 0, a few times slower than without the meter.
     """
+    dynamics.first_graph()  # is dropped: the loss runs in between
     start = dynamics.start.detach()
     theta, settings = dynamics.constants()
     wanted = dynamics.wanted()
@@ -46,6 +47,7 @@ def measure_graph(dynamics: Dynamics) -> int:
 
     Cost: two steps forward, one of them with the meter.
     """
+    dynamics.first_graph()  # is dropped: the loss runs in between
     start = dynamics.start.detach()
     theta, settings = dynamics.constants()
     wanted = dynamics.wanted()

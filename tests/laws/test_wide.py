@@ -38,8 +38,9 @@ def test_the_oracle(row, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 @pytest.mark.parametrize("row", SGD, ids="-".join)
-def test_threads_and_regimes(row, dtype):
+def test_threads_and_regimes(row, size, dtype):
     """Bitwise the same however rows and tasks are shared out."""
     found = []
     threads = torch.get_num_threads()
@@ -48,7 +49,7 @@ def test_threads_and_regimes(row, dtype):
             torch.set_num_threads(count)
             for regime in regimes(row[2]):
                 with forced(row[2], regime):
-                    found.append(fused(case_of(row, WIDE, dtype)))
+                    found.append(fused(case_of(row, size, dtype)))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
