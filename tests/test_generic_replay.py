@@ -62,7 +62,7 @@ def test_batches_that_are_drawn_once_are_those_of_the_plain_loop_or_an_error():
         try:
             w, _ = run(budget)
         except RuntimeError as error:
-            assert "another value in the backward" in str(error)  # noqa: PT017 (or it is the plain loop)
+            assert "another value in the backward" in str(error)
         else:
             assert_matches(w, plain, "w")
     with pytest.raises(RuntimeError, match="another value in the backward"):

@@ -77,8 +77,8 @@ class Relied:
     Those from outside come with their versions of then.
 
     A change escapes it if only a branch not taken at first sees it; on CUDA also one behind `.data`, of a number, or
-    of a batch that the loss draws, since values are not read there. Where the loss was evaluated once a step, all graphs kept,
-    there is no replay, and one behind `.data` escapes as it does in plain PyTorch.
+    of a batch that the loss draws, since values are not read there. Where all graphs are kept and the loss ran once
+    a step, there is no replay, and one behind `.data` escapes as it does in plain PyTorch.
     """
 
     def __init__(

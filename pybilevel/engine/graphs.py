@@ -16,8 +16,8 @@ from pybilevel.engine.torch_step import PullStep
 from pybilevel.methods import Reverse
 
 MOST_OVERESTIMATE = 5
-"""How many times a graph a state and `workspace.estimate` may be, where it is worth to measure one. They were 1.4 to 3.9
-times, on the nets of tests/test_generic_memory.py and of benchmarks/networks.py."""
+"""How many times a graph a state and `workspace.estimate` may be, where it is worth to measure one. They were 1.4 to
+3.9 times, on the nets of tests/test_generic_memory.py and of benchmarks/networks.py."""
 
 
 def fit(call: Call, dynamics: Dynamics) -> bool:
