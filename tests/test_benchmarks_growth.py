@@ -125,9 +125,8 @@ def test_memory_of_every_contender_is_measured(name: str) -> None:
 
 def test_the_meter_sees_what_a_pass_allocates() -> None:
     before = memory.reset_peak("cpu")
-    block = torch.ones(
-        2**24
-    )  # 64 MiB: malloc takes as much from the system, never from what was freed before
+    # 64 MiB: malloc takes as much from the system, never from what was freed before
+    block = torch.ones(2**24)
     del block
     assert memory.peak_bytes("cpu") - before == pytest.approx(2**26, rel=0.1)
 

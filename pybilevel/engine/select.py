@@ -21,9 +21,9 @@ FEW_TASKS = 8
 
 LANE_ROWS, LANE_PACKS = 25, 8
 """Examples up to which a task per SIMD lane is no slower than a pack of rows, given that many packs of tasks at least,
-two of which run side by side, to have something for every thread. On one core (8 lanes, 16 registers, c = 5, kernels
-alone) lanes are 1.7 times as fast for n = 10, 1.2 for n = 16, 1.05 (d = 256) to 1.15 (d = 64) for n = 25, and 0.8 for
-n = 32. The number of threads may not decide: the two do not round alike."""
+two of which run side by side, to have something for every thread. On one core (8 lanes, 16 registers, c = 5, `python -m
+benchmarks.coordinates`) lanes are 2.0 times as fast for n = 5, 1.2 for n = 16, 1.1 for n = 25, and 0.7 for n = 32. The
+number of threads may not decide: the two do not round alike."""
 
 LONG_NORMAL = 256
 """Steps up to which float32 normal coordinates round well with momentum; see `normal_rounds_well`."""
@@ -47,9 +47,9 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
 
     With n > d/2 the Gram matrix is singular or nearly so, and A then grows with T, and with 1 / (1 - momentum), along
     directions that X^T A cancels. Measured in float32 (`python -m benchmarks.coordinates`), relative errors of
-    hypergradients on Gaussian features, squared loss, dual against primal: n = 100, d = 64: 4e-7 and 3e-7 (T = 16),
-    8e-7 and 4e-7 (T = 64); n = 128, d = 256, T = 256: 1.1e-6 and 8e-7; n = 300, d = 256, T = 1024: 5.9e-6 and 1.4e-6;
-    n = 1000, d = 64: 1.5e-5 and 1.5e-6 (T = 256), 2.9e-4 and 1.6e-6 (T = 1024, momentum 0.9).
+    hypergradients on Gaussian features, squared loss, dual against primal: n = 100, d = 64: 5e-7 and 3e-7 (T = 16),
+    1.5e-6 and 4e-7 (T = 64); n = 128, d = 256, T = 256: 1.6e-6 and 1.1e-6; n = 300, d = 256, T = 1024: 2.0e-5 and
+    1.2e-6; n = 1000, d = 64: 1.5e-5 and 1.5e-6 (T = 256), 2.9e-4 and 1.6e-6 (T = 1024, momentum 0.9).
     """
     long = LONG_MOMENTUM if momentum else LONG
     return dtype == torch.float64 or size.steps <= long or 2 * size.n <= size.d
@@ -61,7 +61,7 @@ def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> 
     S has the square of the condition number of the features: with n near d that shows. Measured in float32
     (`python -m benchmarks.coordinates`), relative errors of hypergradients on Gaussian features, normal against primal:
     n = 1000, d = 64: 1.9e-6 and 1.5e-6 (T = 256 and 4096), 5.3e-6 and 1.6e-6 (T = 1024, momentum 0.9); n = 300,
-    d = 256: 4.1e-6 and 7e-7 (T = 256), 1.4e-5 and 1.4e-6 (T = 1024).
+    d = 256: 6.9e-6 and 7e-7 (T = 256), 2.2e-5 and 1.2e-6 (T = 1024).
     """
     if dtype == torch.float64:
         return True
