@@ -14,6 +14,7 @@
 #include "cpu/dispatch.hpp"
 #include "ops/linear_call.hpp"
 #include "ops/linear_cuda.hpp"
+#include "ops/torch_threads.hpp"
 #include "ops/unroll_halves.hpp"
 
 namespace pb {

@@ -13,6 +13,7 @@
 #include "cpu/dispatch.hpp"
 #include "ops/linear_call.hpp"
 #include "ops/mlp_cuda.hpp"
+#include "ops/torch_threads.hpp"
 #include "ops/unroll_halves.hpp"
 
 namespace pb {

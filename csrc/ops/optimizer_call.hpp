@@ -1,7 +1,6 @@
 // From the tensors of a call of the optimizer's operators to its kernels, on a CPU or on CUDA.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -17,20 +16,11 @@
 #include "cpu/optimizer.hpp"
 #include "driver/any_optimizer.hpp"
 #include "ops/optimizer_cuda.hpp"
-
-#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
-#error "compile csrc/ops with -fopenmp: at::parallel_for is a header, and would run serially"
-#endif
+#include "ops/torch_threads.hpp"
 
 namespace pb {
 
 using OptimizerSettings = c10::List<std::optional<at::Tensor>>;
-
-inline void optimizer_on_torch_threads(Index count, Parallel::Body body, void* context) {
-  at::parallel_for(0, count, 1, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) body(context, i);
-  });
-}
 
 // The kernels of the instruction set in use.
 inline const OptimizerKernels& optimizer_kernels() {
@@ -148,7 +138,7 @@ class OptimizerStep {
 #endif
     check_cpu();
     optimizer_kernels().in<T>().step(params, leaves.data(), static_cast<Index>(leaves.size()),
-                                     {optimizer_on_torch_threads});
+                                     {run_on_torch_threads});
   }
 
   // The cotangents of the settings go to `to` [kMaxSettings], where w is.
@@ -159,7 +149,7 @@ class OptimizerStep {
     check_cpu();
     double bars[kMaxSettings];
     optimizer_kernels().in<T>().pullback(params, leaves.data(), static_cast<Index>(leaves.size()), bars,
-                                         {optimizer_on_torch_threads});
+                                         {run_on_torch_threads});
     std::copy(std::begin(bars), std::end(bars), to);
   }
 

@@ -15,18 +15,7 @@
 #include "ops/linear_call.hpp"
 #include "ops/recycled.hpp"
 
-#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
-#error "compile csrc/ops with -fopenmp: at::parallel_for is a header, and would run serially"
-#endif
-
 namespace pb {
-
-inline void run_on_torch_threads(Index count, Parallel::Body body, void* context) {
-  at::parallel_for(0, count, 1, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) body(context, i);
-    finish_streams();
-  });
-}
 
 // run with T = the scalar of the tensor
 template <class F>
