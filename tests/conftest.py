@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch.utils import deterministic
 
 from pybilevel import _C
+from pybilevel.engine import recipe
 
 settings.register_profile("pybilevel", deadline=None, derandomize="CI" in os.environ, max_examples=25)
 settings.load_profile("pybilevel")
@@ -47,6 +48,12 @@ def reproducible() -> Iterator[None]:
         yield
     torch.use_deterministic_algorithms(False)
     deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is laid out anew, since tests change the rules of that; tests/test_recipe.py tests remembered ones."""
+    monkeypatch.setattr(recipe, "KEPT", 0)
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ def test_schema():
     """The names are those of the documentation, and only the trajectory is changed in place."""
     assert [a.name for a in OP._schema.arguments] == NAMES
     assert [a.name for a in BACKWARD._schema.arguments[-len(NAMES) :]] == NAMES
-    assert [r.name for r in OP._schema.returns] == list(LinearResults._fields)
+    assert [*(r.name for r in OP._schema.returns), "bad"] == list(LinearResults._fields)
+    node = torch.ops.pybilevel.unroll_node.default
+    assert [r.name for r in node._schema.returns] == list(LinearResults._fields)
     changed = [a.name for a in BACKWARD._schema.arguments if a.alias_info and a.alias_info.is_write]
     assert changed == ["trajectory"] and not any(a.alias_info for a in OP._schema.arguments)
 

@@ -31,6 +31,7 @@ using torch::autograd::variable_list;
 
 using Optional = std::optional<Tensor>;
 using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using NodeResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, std::int64_t>;
 using Bars = std::array<Optional, 4>;  // of w, buffers, outer and logits
 
 // The types of the registered operators. They are called by torch's dispatcher, since modes may watch.
@@ -223,9 +224,20 @@ c10::intrusive_ptr<UnrollConstants> constants_of(at::ArrayRef<std::string> names
   return k;
 }
 
-Results unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
-                    const std::vector<std::string>& names, const std::vector<double>& scales,
-                    at::IntArrayRef numbers, const Tensor& plan, at::IntArrayRef sizes) {
+// The first step after which a state of any task is not finite, or -1; that is looked for on the CPU only.
+std::int64_t first_bad(const Tensor& status) {
+  if (!status.is_cpu()) return -1;
+  const int* const begin = status.const_data_ptr<int>();
+  int bad = -1;
+  for (const int* step = begin; step != begin + status.numel(); ++step) {
+    if (*step >= 0 && (bad < 0 || *step < bad)) bad = *step;
+  }
+  return bad;
+}
+
+NodeResults unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
+                        const std::vector<std::string>& names, const std::vector<double>& scales,
+                        at::IntArrayRef numbers, const Tensor& plan, at::IntArrayRef sizes) {
   TORCH_CHECK_VALUE(tensors.size() == kTensors, "pybilevel: tensors must have ", kTensors, " entries");
   variable_list there;
   std::int64_t present = 0;
@@ -241,7 +253,8 @@ Results unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
   const variable_list found =
       UnrollNode::apply(at::TensorList(there), present, constants_of(names, scales, numbers, plan, sizes),
                         trajectory_and_status);
-  return {found[0], found[1], found[2], found[3], trajectory_and_status.first, trajectory_and_status.second};
+  const auto& [trajectory, status] = trajectory_and_status;
+  return {found[0], found[1], found[2], found[3], trajectory, status, first_bad(status)};
 }
 
 }  // namespace
@@ -249,7 +262,8 @@ Results unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def(
       "unroll_node(Tensor?[] tensors, Tensor[] w0, str[] names, float[] scales, int[] numbers, Tensor plan, "
-      "int[] sizes) -> " PB_LINEAR_RESULTS);
+      "int[] sizes) -> (Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor "
+      "status, int bad)");
 }
 
 // for tensors of any device

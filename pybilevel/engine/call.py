@@ -43,6 +43,7 @@ class Call(NamedTuple):
         mapped: the tasks of a callable, which w0 then has on axis 0 of every leaf, or None.
         callback: told every inner step, or None.
         precision: of the products of large linear problems on CUDA; see `engine.precision`.
+        form: what a call like it will be known by, or None; see `engine.recipe`.
     """
 
     inner: Inner
@@ -61,6 +62,7 @@ class Call(NamedTuple):
     mapped: Tasks | None = None
     callback: Callback | None = None
     precision: Precision = "fp32"
+    form: Any = None
 
     @property
     def problem(self) -> Problem | None:

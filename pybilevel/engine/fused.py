@@ -7,18 +7,20 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pybilevel import _C
-from pybilevel.engine import perceptron
+from pybilevel.engine import perceptron, recipe
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.itinerary import native_plan_bytes
-from pybilevel.engine.layout import Layout, lay_out, restore
+from pybilevel.engine.layout import BUFFERS0, Layout, lay_out, restore
 from pybilevel.engine.native import CUDA, NATIVE, counts_steps, has_kernel
 from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.precision import describe as describe_precision
+from pybilevel.engine.recipe import Form
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
 from pybilevel.ops import LinearResults, linear_unroll, mlp_unroll
+from pybilevel.ops.node import by_type
 from pybilevel.problems import MLP, LinearProblem, Problem
 from pybilevel.schedules import Offload, plan_bytes
 
@@ -103,18 +105,29 @@ def _device_reasons(problem: Problem) -> list[str]:
 def run(call: Call) -> tuple[Any, State]:
     """w_T and the final state. DivergenceError on CPU, if an iterate is not finite."""
     results = execute(call, None)
-    w, done = unpack(results.w, call), call.start + call.steps
-    leaves = 1 if isinstance(w, Tensor) else len(pytree.tree_leaves(w))
-    columns = [pytree.tree_leaves(unpack(buffer, call)) for buffer in results.buffers.unbind()]
+    w, *kept = (unpack(flat, call.inner, call.w0) for flat in (results.w, *results.buffers.unbind()))
+    done, leaves = call.start + call.steps, 1 if isinstance(w, Tensor) else len(pytree.tree_leaves(w))
+    columns = [pytree.tree_leaves(buffer) for buffer in kept]
     if counts_steps(call.optimizer):
         columns.append([torch.full((), done, dtype=torch.float32, device=call.device)] * leaves)
     buffers = tuple(zip(*columns, strict=True)) if columns else ((),) * leaves
     return w, State(w, buffers, done, call.optimizer.name)
 
 
-def unpack(w: Tensor, call: Call) -> Any:
-    """Parameters, or a buffer of their size, as the caller has them; as `execute` returns them."""
-    return perceptron.part(w, call.w0, call.problem) if isinstance(call.problem, MLP) else w
+def unpack(w: Tensor, problem: Any, w0: Any) -> Any:
+    """Parameters, or a buffer of their size, as `execute` returns them: as the caller has w0."""
+    return perceptron.part(w, w0, problem) if isinstance(problem, MLP) else w
+
+
+def recall(form: Form | None, inner: Any, outer: Problem | None) -> LinearResults | None:
+    """What `execute` returns for a call of a form that is remembered; None if it has none, or is not.
+
+    Raises:
+        DivergenceError: on CPU, if an iterate is not finite.
+    """
+    if form is None or (found := recipe.recall(form)) is None:
+        return None
+    return _sound(found.run(form, inner, outer))
 
 
 def execute(call: Call, outer: Problem | None) -> LinearResults:
@@ -130,10 +143,10 @@ def execute(call: Call, outer: Problem | None) -> LinearResults:
     unroll = mlp_unroll if isinstance(layout, MlpLayout) else linear_unroll
     if torch.compiler.is_compiling():
         return _restored(unroll(*layout.arguments(layout.itinerary())), call, outer)
-    results = unroll(*layout.inputs, *layout.constants(layout.itinerary()))
-    if results.status.is_cpu:
-        _check_status(results.status)
-    return results
+    itinerary = layout.itinerary()
+    constants = layout.constants(itinerary)
+    recipe.remember(call, itinerary, layout.inputs[BUFFERS0], by_type(*constants))
+    return _sound(unroll(*layout.inputs, *constants))
 
 
 def _restored(results: LinearResults, call: Call, outer: Problem | None) -> LinearResults:
@@ -147,9 +160,10 @@ def _restored(results: LinearResults, call: Call, outer: Problem | None) -> Line
     return results._replace(w=w, buffers=buffers, outer=loss, logits=logits)
 
 
-def _check_status(status: Tensor) -> None:
-    if status.numel() and int(status.max()) >= 0:
-        raise DivergenceError(int(status[status >= 0].min()))
+def _sound(results: LinearResults) -> LinearResults:
+    if results.bad >= 0:
+        raise DivergenceError(results.bad)
+    return results
 
 
 def layout_of(call: Call, outer: Problem | None) -> Layout | MlpLayout:

@@ -49,7 +49,7 @@ def one_way(steps: int) -> Itinerary:
 @constant
 def there_and_back(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
     """The plan of a schedule, for a call that will be reversed."""
-    return (_remembered if _tensors_are_plain() else _written)(schedule, steps, keep)
+    return (_remembered if tensors_are_plain() else _written)(schedule, steps, keep)
 
 
 def _written(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
@@ -60,7 +60,7 @@ def _written(schedule: Schedule, steps: int, keep: bool) -> Itinerary:
 _remembered = lru_cache(PLANS_KEPT)(_written)
 
 
-def _tensors_are_plain() -> bool:
+def tensors_are_plain() -> bool:
     """Whether a tensor made now is any call's: not a transform's of torch.func, a dispatch mode's, or for inference."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None

@@ -6,10 +6,13 @@ from typing import Any, Literal
 from pybilevel.engine import forward, fused, generic, implicit, spectral
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner, Precision
+from pybilevel.engine.recipe import form_of
 from pybilevel.engine.state import State
 from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
+
+_REVERSE = Reverse()
 
 
 def unroll(
@@ -21,7 +24,7 @@ def unroll(
     optimizer: Optimizer,
     batches: Any = None,
     in_dims: Any = None,
-    method: Method = Reverse(),  # noqa: B008 (a frozen value)
+    method: Method = _REVERSE,
     memory: str | int | Schedule = "auto",
     state: State | None = None,
     return_state: bool = False,
@@ -101,6 +104,14 @@ def unroll(
 
     Source: Franceschi et al., Bilevel Programming for Hyperparameter Optimization and Meta-Learning, ICML 2018.
     """
+    form = None
+    usual = method == _REVERSE and randomness == "different" and not return_state
+    if usual and all(one is None for one in (hparams, batches, in_dims, state, callback)):
+        given = {"memory": memory, "backend": backend, "precision": precision}
+        form = form_of(inner, None, w0, {"steps": steps, "optimizer": optimizer, **given})
+    results = fused.recall(form, inner, None)
+    if results is not None:
+        return fused.unpack(results.w, inner, w0)
     call = normalise(
         inner,
         w0,
@@ -118,7 +129,7 @@ def unroll(
         backend=backend,
         precision=precision,
     )
-    w, last = dispatch(call)
+    w, last = dispatch(call._replace(form=form))
     return (w, last) if call.return_state else w
 
 

@@ -104,13 +104,17 @@ def problem_pair(
     """The inner and the outer problem of `ml_objective`, checked."""
     if loss not in ("cross_entropy", "squared_error"):
         raise ValueError(f'loss must be "cross_entropy" or "squared_error", got {loss!r}')
-    _check_set("support", support, support_y, "weights", weights)
-    _check_query(query, support)
-    _check_set("query", query, query_y, "query_weights", query_weights)
-    if num_classes is None and not support_y.is_floating_point() and not query_y.is_floating_point():
-        num_classes = _count_classes(support_y, query_y)
-    inner = _problem(loss, support, support_y, num_classes, weights, l2, bias)
-    return inner, _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
+    try:
+        _check_query(query, support)
+        if num_classes is None and not support_y.is_floating_point() and not query_y.is_floating_point():
+            num_classes = _count_classes(support_y, query_y)
+        inner = _problem(loss, support, support_y, num_classes, weights, l2, bias)
+        return inner, _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
+    except (AttributeError, TypeError, ValueError):  # say it by the names that arguments have here
+        _check_set("support", support, support_y, "weights", weights)
+        _check_query(query, support)
+        _check_set("query", query, query_y, "query_weights", query_weights)
+        raise
 
 
 def _check_set(name: str, x: Tensor, y: Tensor, weights_name: str, weights: Tensor | None) -> None:

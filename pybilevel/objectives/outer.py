@@ -8,6 +8,7 @@ from pybilevel.checks import check_same
 from pybilevel.engine import fused
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Call
+from pybilevel.engine.recipe import form_of
 from pybilevel.engine.unroll import dispatch
 from pybilevel.errors import BackendError
 from pybilevel.problems import MLP, LinearProblem, Problem
@@ -50,16 +51,19 @@ def pair_up(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Pair:
 
 def evaluate(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Evaluation:
     """Unroll `inner` and evaluate `outer` at w_T; arguments and errors are those of `pair_up`."""
-    pair = pair_up(inner, outer, w0, **options)
-    call, outer = pair.call, pair.outer
-    if not pair.fused:
-        w, _ = dispatch(call)
-        logits = outer.logits(w, outer.x)
-        return Evaluation(outer.value(w, logits), logits)
-    results = fused.execute(call, outer)
+    form = form_of(inner, outer, w0, options)
+    results = fused.recall(form, inner, outer)
+    if results is None:
+        pair = pair_up(inner, outer, w0, **options)
+        call, outer = pair.call, pair.outer
+        if not pair.fused:
+            w, _ = dispatch(call)
+            logits = outer.logits(w, outer.x)
+            return Evaluation(outer.value(w, logits), logits)
+        results = fused.execute(call._replace(form=form), outer)
     loss = results.outer
     if outer.regularised:
-        loss = loss + outer.regulariser(fused.unpack(results.w, call))
+        loss = loss + outer.regulariser(fused.unpack(results.w, inner, w0))
     return Evaluation(loss, results.logits)
 
 

@@ -4,7 +4,8 @@ Both take the same arguments, the first `TENSORS` of which are tensors, behind t
 
 A call that is traced has the node that `register` gives the forward operator. Any other has one in C++:
 
-    pybilevel::unroll_node(tensors? [TENSORS], w0 [leaf], names, scales, numbers, plan, sizes)   as the operator returns
+    pybilevel::unroll_node(tensors? [TENSORS], w0 [leaf], names, scales, numbers, plan, sizes)
+        -> as the operator returns, and the first bad step of all tasks, or -1
 
 It takes tensors as the caller has them: data and initial models with any task dimensions *B; l2 () or [*B], None for
 the number 0; settings expandable to [*B, T]; labels of any integer type; and w0 beside the others, of a perceptron the
@@ -30,14 +31,17 @@ BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
 TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
 """How many leading arguments of the schemas are tensors, and may have cotangents."""
 
-W0, OPTIMIZER = 4, TENSORS + 3
-"""The places of w0 and of the name of the optimizer."""
+W0 = 4
+"""The place of w0."""
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
 
 class LinearResults(NamedTuple):
-    """What an unrolling operator returns; see its module."""
+    """What an unrolling operator returns, see its module; and the least of `status` that is none of -1, if any.
+
+    That is looked for on the CPU, where nothing is traced.
+    """
 
     w: Tensor
     buffers: Tensor
@@ -45,6 +49,7 @@ class LinearResults(NamedTuple):
     logits: Tensor
     trajectory: Tensor
     status: Tensor
+    bad: int = -1
 
 
 class Operators(NamedTuple):
@@ -64,12 +69,7 @@ class Operators(NamedTuple):
         tensors = list(arguments[:TENSORS])
         w0, tensors[W0] = tensors[W0], None
         leaves = [] if w0 is None else [w0] if isinstance(w0, Tensor) else w0
-        results = LinearResults(*_unroll_node(tensors, leaves, *_by_type(*arguments[TENSORS:])))
-        given = [*tensors, *leaves]
-        if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
-            names = (*BEFORE, *OPTIMIZERS[arguments[OPTIMIZER]].settings, *BEHIND)
-            watch(results.w, zip((*names, *["w0"] * len(leaves)), given, strict=True))
-        return results
+        return unroll_node(tensors, leaves, *by_type(*arguments[TENSORS:]))
 
     def scratch_bytes(self, arguments: Sequence[Any]) -> int:
         """Bytes of scratch that the same call holds while it runs, all threads together (CPU)."""
@@ -160,7 +160,7 @@ def _traced_backward(ctx: Any, *bars: Tensor | None) -> Any:
     return *grads, *(None,) * len(ctx.rest)
 
 
-def _by_type(
+def by_type(
     loss: str,
     coordinates: str,
     regime: str,
@@ -191,5 +191,26 @@ def _by_type(
         sizes,
     )
 
+
+def unroll_node(
+    tensors: Sequence[Tensor | None],
+    w0: Sequence[Tensor],
+    names: Sequence[str],
+    scales: Sequence[float],
+    numbers: Sequence[int],
+    plan: Tensor,
+    sizes: Sequence[int],
+) -> LinearResults:
+    """A call's node in C++, and what its inputs are called where one of them is freed too early; see the module."""
+    results = LinearResults(*_unroll_node(tensors, w0, names, scales, numbers, plan, sizes))
+    given = [*tensors, *w0]
+    if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
+        called = (*BEFORE, *OPTIMIZERS[names[OPTIMIZER]].settings, *BEHIND)
+        watch(results.w, zip((*called, *["w0"] * len(w0)), given, strict=True))
+    return results
+
+
+OPTIMIZER = 3
+"""The place of the name of the optimizer among the names."""
 
 _unroll_node = torch.ops.pybilevel.unroll_node.default

@@ -91,12 +91,15 @@ def spoil(leaves, task, how):
 def test_a_task_that_diverges_is_named_and_harms_no_other(row, how, task):
     case = case_of(row, tasks=(TASKS,), steps=5)
     leaves, everyone = case.inputs(), list(range(TASKS))
-    with forced("lanes"), mock.patch("pybilevel.engine.fused._check_status") as check:
+    with (
+        forced("lanes"),
+        mock.patch("pybilevel.engine.fused._sound", side_effect=lambda results: results) as check,
+    ):
         sound = solve(case, leaves, everyone)
-        assert check.call_args.args[0].tolist() == [-1] * TASKS
+        assert check.call_args.args[0].status.tolist() == [-1] * TASKS
         step = spoil(leaves, task, how)
         found = solve(case, leaves, everyone)
-    assert check.call_args.args[0].tolist() == [step if i == task else -1 for i in everyone]
+    assert check.call_args.args[0].status.tolist() == [step if i == task else -1 for i in everyone]
     others = [i for i in everyone if i != task]
     assert_picked({name: value[others] for name, value in found.items()}, sound, others)
     assert not found["loss"][task].isfinite()
@@ -111,9 +114,12 @@ def test_tasks_of_one_pack_that_diverge_at_different_steps(row):
     with forced("lanes"), pytest.raises(pb.DivergenceError) as caught:
         Built(case, leaves).fused()
     assert caught.value.step == 0
-    with forced("lanes"), mock.patch("pybilevel.engine.fused._check_status") as check:
+    with (
+        forced("lanes"),
+        mock.patch("pybilevel.engine.fused._sound", side_effect=lambda results: results) as check,
+    ):
         Built(case, leaves).fused()
-    assert check.call_args.args[0].tolist() == expected
+    assert check.call_args.args[0].status.tolist() == expected
 
 
 def test_many_tiny_tasks_run_in_lanes_and_one_does_not():

@@ -1,0 +1,135 @@
+"""What calls of one form share, remembered: a training loop makes the same call again and again, with other numbers.
+
+A *form* is all that checks, layout and plan of a call depend on: the attributes of its problems, with shapes, dtypes,
+devices and wishes for gradients in the place of tensors, and the arguments of the call. A *recipe* is what was made of
+them the first time. A call of a form that has one skips everything between its problems and the operator, which takes
+longer than the operator itself where tasks are few or small. Checks that look at numbers are not skipped: problems and
+optimizers make them when they are built.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.utils import _pytree as pytree
+
+from pybilevel.engine.call import Call
+from pybilevel.engine.itinerary import Itinerary, tensors_are_plain
+from pybilevel.engine.native import has_kernel
+from pybilevel.ops import OPTIMIZERS, LinearResults, NativeOptimizer
+from pybilevel.ops.node import unroll_node
+from pybilevel.optimizers.settings import resolve
+from pybilevel.problems import Problem
+
+KEPT = 256
+"""How many recipes are kept; one takes about 3 kB, and its plan 4 bytes an op. 0: none."""
+
+FORMATIVE = frozenset({"steps", "optimizer", "memory", "backend", "precision"})
+"""The arguments of `unroll` that a call with a form may have, beside problems and w0."""
+
+_recipes: dict[tuple[Any, ...], "Recipe"] = {}
+
+
+class Form(NamedTuple):
+    """The form of a call, and what was taken out of the call to tell it.
+
+    Attributes:
+        key: the form. Calls of equal keys differ in numbers only.
+        leaves: the tensors of w0.
+        settings: of the optimizer, by name.
+    """
+
+    key: tuple[Any, ...]
+    leaves: Sequence[Tensor]
+    settings: Mapping[str, Any]
+
+
+class Recipe(NamedTuple):
+    """A call but for its tensors.
+
+    Attributes:
+        native: the inner optimizer.
+        steps: T.
+        constants: what `unroll_node` takes beside tensors.
+    """
+
+    native: NativeOptimizer
+    steps: int
+    constants: tuple[Any, ...]
+
+    def run(self, form: Form, inner: Problem, outer: Problem | None) -> LinearResults:
+        """The operator on the tensors of a call of this form."""
+        like = self.steps, inner.tasks, inner.dtype, inner.device
+        settings = {name: resolve(name, value, *like) for name, value in form.settings.items()}
+        query = (None, None, None) if outer is None else (outer.x, outer.y, outer.weights)
+        data = inner.x, inner.y, inner.weights, inner.penalty
+        tensors = [*data, None, None, *self.native.ordered(settings), *query]
+        return unroll_node(tensors, form.leaves, *self.constants)
+
+
+def form_of(inner: Any, outer: Problem | None, w0: Any, options: Mapping[str, Any]) -> Form | None:
+    """The form of a call. None: a call without one, of which nothing is remembered.
+
+    `options` are those of `unroll`, or some of them. A form says nothing about whether a call is right.
+    """
+    if torch.compiler.is_compiling() or not isinstance(inner, Problem) or not options.keys() <= FORMATIVE:
+        return None
+    optimizer, steps = options["optimizer"], options["steps"]
+    if inner.dtype is not inner.x.dtype or type(steps) is not int or not has_kernel(optimizer):
+        return None
+    settings, native = optimizer.settings(), OPTIMIZERS[optimizer.name]
+    one = isinstance(w0, Tensor)
+    leaves = [w0] if one else [] if w0 is None else pytree.tree_leaves(w0)
+    try:
+        key = (
+            *_of_problem(inner),
+            *(() if outer is None else _of_problem(outer)),
+            (one, *map(_of, leaves)),
+            (type(optimizer), native.bits(optimizer), *settings, *map(_of, settings.values())),
+            (steps, *(_of(options.get(name)) for name in ("memory", "backend", "precision"))),
+            torch.is_grad_enabled(),
+        )
+        hash(key)
+    except TypeError:  # a tensor of another kind, or a value that cannot be remembered
+        return None
+    return Form(key, leaves, settings) if tensors_are_plain() else None
+
+
+def recall(form: Form) -> Recipe | None:
+    """The recipe of a form, if a call of it was remembered."""
+    return _recipes.get(form.key)
+
+
+def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants: tuple[Any, ...]) -> None:
+    """Keep what was made of a call that has a form, unless another one of that form could get something else.
+
+    Such are calls whose plan hangs on free memory or on the number of threads, and those that start from `buffers`.
+    """
+    one_way = itinerary.reversed == 0
+    settled = one_way or (itinerary.keep if call.memory == "auto" else not isinstance(call.memory, int))
+    if call.form is None or buffers is not None or not settled or not KEPT:
+        return
+    if len(_recipes) >= KEPT:
+        _recipes.clear()
+    _recipes[call.form.key] = Recipe(OPTIMIZERS[call.optimizer.name], call.steps, constants)
+
+
+def forget() -> None:
+    """Drop all recipes."""
+    _recipes.clear()
+
+
+def _of_problem(problem: Problem) -> tuple[Any, ...]:
+    return (type(problem), *map(_of, vars(problem).values()))
+
+
+def _of(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if type(value) not in (Tensor, Parameter):
+            raise TypeError
+        return value.shape, value.dtype, value.device, value.requires_grad
+    if type(value) is float:  # a setting or l2: not zero, which is told apart
+        return float
+    return type(value), value  # 1 == True

@@ -1,0 +1,237 @@
+"""Remembered calls: the same bits as those laid out anew, the same errors, and nothing remembered that may not be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+import torch
+from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, total
+from linear_optimizers import USUAL
+from torch import Tensor
+
+import pybilevel as pb
+from pybilevel.engine import fused as engine
+from pybilevel.engine import layout as layouts
+from pybilevel.engine import recipe
+
+X, Y = torch.randn(3, 5, 4), torch.arange(5).expand(3, 5) % 2
+
+
+@pytest.fixture(autouse=True)
+def remembering(nothing_remembered: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Calls of these tests are remembered, and only those of each test."""
+    monkeypatch.setattr(recipe, "KEPT", 1024)
+    recipe.forget()
+    yield
+    recipe.forget()
+
+
+def laid_out(call) -> bool:
+    """Whether a call is laid out, not remembered."""
+    with mock.patch.object(engine, "layout_of", wraps=engine.layout_of) as layout:
+        call()
+    return layout.called
+
+
+def case_of(pair, **options) -> Case:
+    loss, targets, _, optimizer, variant = pair
+    return Case(loss, targets, optimizer, variant, **options)
+
+
+@pytest.mark.parametrize("objective", ["ho", "ml"])
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_remembered_call_is_one_laid_out(pair, objective):
+    """Value and all gradients of other numbers, after a call of the same form."""
+    case = case_of(pair, objective=objective)
+    other = dataclasses.replace(case, seed=1)
+    with forced(pair[2]):
+        expected = fused(other)
+        recipe.forget()
+        fused(case)
+        assert not laid_out(lambda: fused(other))
+        found = fused(other)
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_so_is_an_unroll(row):
+    case = case_of((*row, USUAL[row[-1]]), objective="state")
+
+    def solve(seed: int) -> list[Tensor]:
+        leaves = dataclasses.replace(case, seed=seed).inputs()
+        built = Built(dataclasses.replace(case, seed=seed), leaves)
+        w = pb.unroll(built.problem, built.w0, steps=case.steps, optimizer=built.solver())
+        return [w, *torch.autograd.grad(total({"w": w}), list(leaves.values()))]
+
+    with forced(row[2]):
+        expected = solve(1)
+        recipe.forget()
+        solve(0)
+        assert not laid_out(lambda: solve(1))
+        assert all(map(torch.equal, solve(1), expected))
+
+
+def perceptron(seed: int = 0, **options) -> list[Tensor]:
+    """w_T, its loss, and their gradients."""
+    torch.manual_seed(seed)
+    w0 = [(w.requires_grad_(), b.requires_grad_()) for w, b in pb.MLP.init((4, 6, 2))]
+    inner = pb.MLP(torch.randn(3, 5, 4), torch.randn(3, 5, 2), sizes=(4, 6, 2), activation="tanh")
+    outer = pb.MLP(torch.randn(3, 5, 4), torch.randn(3, 5, 2), sizes=(4, 6, 2), activation="tanh", l2=0.1)
+    lr = torch.rand((), requires_grad=True)
+    leaves = [lr, *(t for pair in w0 for t in pair)]
+    w = pb.unroll(inner, w0, steps=3, optimizer=pb.SGD(lr), **options)
+    loss = pb.ho_objective(inner, outer, w0, steps=3, optimizer=pb.SGD(lr), **options)
+    value = loss.sum() + sum(t.sum() for pair in w for t in pair)
+    return [*(t for pair in w for t in pair), loss, *torch.autograd.grad(value, leaves)]
+
+
+def test_and_a_perceptron():
+    expected = perceptron(1)
+    recipe.forget()
+    perceptron(0)
+    assert not laid_out(lambda: perceptron(1))
+    assert all(map(torch.equal, perceptron(1), expected))
+
+
+def solve(x=X, y=Y, lr=0.1, *, steps=3, weights=None, l2=0.0, optimizer=pb.SGD, **options):
+    problem = pb.SoftmaxRegression(x, y, num_classes=2, weights=weights, l2=l2)
+    return pb.unroll(problem, steps=steps, optimizer=optimizer(lr), **options)
+
+
+OTHER_FORMS = {
+    "shape": {"x": torch.randn(3, 5, 6)},
+    "tasks": {"x": torch.randn(2, 5, 4), "y": Y[:2]},
+    "dtype": {"x": X.double()},
+    "wish": {"x": X.clone().requires_grad_()},
+    "targets": {"y": torch.rand(3, 5, 2)},
+    "weights": {"weights": torch.rand(3, 5)},
+    "l2": {"l2": 0.1},
+    "steps": {"steps": 4},
+    "setting": {"lr": torch.full((3,), 0.1)},
+    "momentum": {"optimizer": lambda lr: pb.SGD(lr, momentum=0.9)},
+    "flag": {"optimizer": lambda lr: pb.SGD(lr, momentum=0.9, nesterov=True)},
+    "optimizer": {"optimizer": pb.Adam},
+    "memory": {"memory": pb.Revolve(2)},
+    "backend": {"backend": "fused"},
+    "w0": {"w0": torch.zeros(3, 5, 2)},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_another_form_is_laid_out(name):
+    solve()
+    assert not laid_out(solve)
+    assert laid_out(lambda: solve(**OTHER_FORMS[name]))
+    assert not laid_out(lambda: solve(**OTHER_FORMS[name]))
+
+
+def test_numbers_are_no_part_of_the_form():
+    solve(lr=0.1, l2=0.1)
+    assert not laid_out(lambda: solve(lr=0.2, l2=0.3))
+    with mock.patch.object(recipe, "KEPT", 0):
+        recipe.forget()
+        expected = solve(lr=0.2, l2=0.3)
+    solve(lr=0.1, l2=0.1)
+    assert torch.equal(solve(lr=0.2, l2=0.3), expected)
+
+
+def test_neither_is_what_the_backward_needs_where_none_will_come():
+    x = X.clone().requires_grad_()
+    solve(x)
+    with torch.no_grad():
+        assert laid_out(lambda: solve(x))
+        assert not laid_out(lambda: solve(x))
+        assert not solve(x).requires_grad
+    assert solve(x).requires_grad
+
+
+class Named(Tensor):
+    """A tensor of another kind."""
+
+
+def with_state():
+    problem = pb.SoftmaxRegression(X, Y, num_classes=2)
+    _, state = pb.unroll(problem, steps=2, optimizer=pb.SGD(0.1), return_state=True)
+    pb.unroll(problem, steps=2, optimizer=pb.SGD(0.1), state=state)
+
+
+NOT_REMEMBERED = {
+    "a budget hangs on the threads": lambda: solve(X.clone().requires_grad_(), memory="1GiB"),
+    "a state": with_state,
+    "a method": lambda: solve(method=pb.Reverse(truncate=1)),
+    "a callback": lambda: solve(callback=pb.Recorder(), backend="auto"),
+    "half precision": lambda: solve(X.half()),
+    "another kind of tensor": lambda: solve(X.as_subclass(Named)),
+    "a value a parameter": lambda: solve(lr=torch.full((3, 5, 2), 0.1)),
+    "buffers to start from": lambda: solve(
+        optimizer=lambda lr: pb.Adagrad(lr, initial_accumulator_value=0.1)
+    ),
+    "the generic engine": lambda: solve(backend="generic"),
+    "no steps": lambda: solve(steps=0),
+    "a callable": lambda: pb.unroll(lambda w: w.square(), torch.ones(()), steps=2, optimizer=pb.SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_REMEMBERED)
+def test_what_is_not_remembered(name):
+    NOT_REMEMBERED[name]()
+    assert not recipe._recipes
+
+
+def test_nor_inference():
+    with torch.inference_mode():
+        solve()
+    assert not recipe._recipes
+    assert solve(X.clone().requires_grad_()).requires_grad
+
+
+def test_no_more_than_some_are_kept(monkeypatch):
+    monkeypatch.setattr(recipe, "KEPT", 2)
+    for steps in (1, 2, 3, 4, 5):
+        solve(steps=steps)
+        assert 1 <= len(recipe._recipes) <= 2
+
+
+WRONG = {
+    "steps is a bool": (TypeError, "steps", lambda: solve(steps=True)),
+    "a label": (ValueError, "label 2", lambda: solve(y=Y + 1)),
+    "an lr": (ValueError, "lr", lambda: solve(lr=-0.1)),
+    "an l2": (ValueError, "l2", lambda: solve(l2=-0.1)),
+    "memory": (ValueError, "memory", lambda: solve(memory="car")),
+    "w0 is a list": (TypeError, "w0", lambda: solve(w0=[torch.zeros(3, 5, 2)])),
+    "randomness": (ValueError, "randomness", lambda: solve(randomness="car")),
+    "hparams": (ValueError, "hparams", lambda: solve(hparams=X)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_errors_are_those_of_a_first_call(name):
+    kind, text, call = WRONG[name]
+    solve(steps=1)
+    solve(l2=0.1)
+    solve(w0=torch.zeros(3, 5, 2))
+    with pytest.raises(kind, match=text):
+        call()
+
+
+def test_divergence_is_an_error():
+    solve(lr=0.1)
+    with pytest.raises(pb.DivergenceError) as caught:
+        solve(X * 1e30, lr=1e30)
+    assert caught.value.step == 1
+
+
+def test_an_input_that_was_freed_is_named():
+    x = X.clone().requires_grad_() * 2
+    solve(x).sum().backward()
+    with pytest.raises(RuntimeError, match="x or support"):
+        solve(x).sum().backward()
+
+
+def test_the_rules_of_layout_are_not_asked_again():
+    solve()
+    with mock.patch.object(layouts, "choose_coordinates", side_effect=AssertionError):
+        solve()
