@@ -22,6 +22,7 @@ from benchmarks.workloads import Shape, Workload
 TOLERANCE = 5e-6  # relative error in the 2-norm that anybody may have in float32, and
 FACTOR = 2.0  # this many times the float32 error of the eager unroll, where that is more
 CALL = "pybilevel"  # the contender whose cost of a call is measured beside the machine's limits
+CALLS = 50  # of which the fastest is what one costs
 IDLE_SECONDS = 0.01  # before each sample: the previous contender's OpenMP threads stop spinning meanwhile
 
 Results = Mapping[str, Any]
@@ -64,7 +65,7 @@ def run_case(
         "leaves": list(case.workload.leaves),
         "tolerance": tolerance,
         **limit_entry(case.workload, shape, limits),
-        "call_seconds": call_seconds(case, shape.tasks, device, TINY if tiny else Effort(repeats)),
+        "call_seconds": call_seconds(case, shape, device, 1 if tiny else CALLS),
         "contenders": list(entries.values()),
     }
 
@@ -85,15 +86,28 @@ def limit_entry(workload: Workload, shape: Shape, limits: Limits) -> dict[str, A
     }
 
 
-def call_seconds(case: Case, tasks: int, device: str, effort: Effort) -> float | None:
-    """What a call of `CALL` costs that has next to nothing to do: Python, autograd's nodes, allocation, dispatch."""
+def call_seconds(case: Case, shape: Shape, device: str, calls: int) -> float | None:
+    """What a call of `CALL` costs that has next to nothing to do: Python, autograd's nodes, allocation, dispatch.
+
+    Before each call as many bytes are copied as the case must move, since those have passed the caches since the last
+    call of a training, too. The fastest of `calls`.
+    """
     if CALL not in case.contenders:
         return None
-    least = Shape(n=2, m=2, d=1, c=2, steps=1, tasks=min(tasks, 1))
+    least = Shape(n=2, m=2, d=1, c=2, steps=1, tasks=min(shape.tasks, 1))
     run = CONTENDERS[CALL].build(case.workload, least, inputs_on(device, case.workload, least))
+    source = torch.ones(max(int(case.workload.work(shape).bytes) // 8, 1), device=device)
+    target = torch.empty_like(source)
     run()
-    fastest: float = time_interleaved({CALL: run}, device, effort)[CALL]["fastest"]
-    return fastest
+    seconds = []
+    for _ in range(calls):
+        target.copy_(source)
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def reference_results(workload: Workload, shape: Shape, inputs: dict[str, Tensor]) -> tuple[Results, float]:

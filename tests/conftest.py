@@ -51,9 +51,18 @@ def reproducible() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call is laid out anew, since tests change the rules of that; tests/test_recipe.py tests remembered ones."""
+def no_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is laid out anew, since tests change the rules of that."""
     monkeypatch.setattr(recipe, "KEPT", 0)
+
+
+@pytest.fixture
+def recipes(no_recipes: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Calls are remembered, those of this test only."""
+    monkeypatch.setattr(recipe, "KEPT", 256)
+    recipe.forget()
+    yield
+    recipe.forget()
 
 
 @pytest.fixture

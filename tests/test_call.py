@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 
 import pybilevel as pb
-from pybilevel.engine import itinerary, perceptron
+from pybilevel.engine import itinerary, perceptron, recipe
 from pybilevel.engine.itinerary import there_and_back
 from pybilevel.engine.layout import kept_design
 
@@ -40,10 +40,11 @@ CHANGES = {
 def forget():
     for remembered in (kept_design, perceptron.kept_slot_bytes, itinerary._remembered):
         remembered.cache_clear()
+    recipe.forget()
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered():
+def nothing_remembered(recipes):
     forget()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -17,16 +16,9 @@ from pybilevel.engine import fused as engine
 from pybilevel.engine import layout as layouts
 from pybilevel.engine import recipe
 
+pytestmark = pytest.mark.usefixtures("recipes")
+
 X, Y = torch.randn(3, 5, 4), torch.arange(5).expand(3, 5) % 2
-
-
-@pytest.fixture(autouse=True)
-def remembering(nothing_remembered: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Calls of these tests are remembered, and only those of each test."""
-    monkeypatch.setattr(recipe, "KEPT", 1024)
-    recipe.forget()
-    yield
-    recipe.forget()
 
 
 def laid_out(call) -> bool:
