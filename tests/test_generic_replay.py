@@ -46,7 +46,7 @@ def test_a_batch_changed_in_place_that_the_first_pass_did_not_see_is_an_error():
 
 
 def test_batches_that_are_drawn_once_are_those_of_the_plain_loop_or_an_error():
-    """Where a budget has a graph or a workspace measured, the loss draws more of them than there are steps."""
+    """Where states are stored or a workspace is measured, the loss draws more of them than there are steps."""
     xs, w0 = torch.randn(3 * STEPS, 5, 4).double(), leaf(4, 3)
 
     def run(memory):
@@ -66,7 +66,7 @@ def test_batches_that_are_drawn_once_are_those_of_the_plain_loop_or_an_error():
         else:
             assert_matches(w, plain, "w")
     with pytest.raises(RuntimeError, match="another value in the backward"):
-        run(8000)
+        run(StoreAll())
 
 
 def test_kept_graphs_are_those_of_what_ran_until_a_second_backward():

@@ -60,19 +60,20 @@ def _run(call: Call) -> tuple[Any, State]:
 def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differentiated: bool) -> Machine:
     """What runs a call within the memory it asks for: all graphs are kept if they fit, else the states of a plan.
 
-    Where a budget is near, a graph or the workspace is measured: that takes two steps forward, or one forward and back.
+    Where a budget is near, the workspace is measured, which takes a step forward and back, or the graph of the second
+    step, as it is made.
     """
     state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
-    keeps = differentiated and graphs.fit(call, dynamics)
-    if not keeps:
+    room = graphs.room(call, dynamics) if differentiated else graphs.Room(False)
+    if not room.enough:
         dynamics.first_graph()  # is dropped
     asks_for_bytes = isinstance(call.memory, (int, str)) and call.steps > 0
     if differentiated and asks_for_bytes and not whole_fits(call, state_bytes, 2 * needed):
         needed = workspace.measure(dynamics)
     plan = plan_for(call, state_bytes, needed + packed_bytes(call))
     parts = dynamics, plan, inputs, autocast_now(call.device.type), storage_for(call)
-    if keeps:
-        return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs])
+    if room.enough:
+        return graphs.GraphMachine(*parts, asked=[x.requires_grad for x in inputs], most=room.most)
     return Machine(*parts)
 
 

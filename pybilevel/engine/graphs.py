@@ -1,7 +1,8 @@
 """Every step's graph kept from the forward half, as plain PyTorch does: where all of them fit, nothing runs twice."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,21 +21,38 @@ MOST_OVERESTIMATE = 5
 3.9 times, on the nets of tests/test_generic_memory.py and of benchmarks/networks.py."""
 
 
-def fit(call: Call, dynamics: Dynamics) -> bool:
-    """Whether a call asks for bytes or "auto" and the graphs of all its steps fit: in the budget, or in little memory.
+class Room(NamedTuple):
+    """Whether the graphs of all steps are kept.
 
-    Where an estimate cannot tell, a graph is measured.
+    Attributes:
+        enough: whether they may fit.
+        most: the bytes that one of them may add to those before it; None: they surely fit.
     """
+
+    enough: bool
+    most: int | None = None
+
+
+def room(call: Call, dynamics: Dynamics) -> Room:
+    """The room of a call for the graphs of all its steps: in its budget or, with "auto", in little memory."""
     method = call.method
     if not isinstance(method, Reverse) or method.truncate is not None or method.first_order:
-        return False
+        return Room(False)
     if not call.steps or not isinstance(call.memory, int | str):
-        return False
+        return Room(False)
     limit = call.memory if isinstance(call.memory, int) else memory.SMALL_BYTES
     one = dynamics.start.nbytes + workspace.estimate(dynamics)
-    if limit < call.steps * one <= MOST_OVERESTIMATE * limit:
-        return forecast(call, dynamics, one) <= limit
-    return call.steps * one <= limit
+    if call.steps * one <= limit:
+        return Room(True)
+    if one > limit or call.steps * one > MOST_OVERESTIMATE * limit or call.steps == 1:
+        return Room(False)
+    return Room(True, (limit - one) // (call.steps - 1))
+
+
+def fit(call: Call, dynamics: Dynamics) -> bool:
+    """Whether a call would keep all graphs, but for `same_bits`. Where an estimate cannot tell, one is measured."""
+    enough, most = room(call, dynamics)
+    return enough and (most is None or workspace.measure_graph(dynamics) <= most)
 
 
 def forecast(call: Call, dynamics: Dynamics, needed: int) -> int:
@@ -60,16 +78,17 @@ def same_bits(dynamics: Dynamics) -> bool:
 class GraphMachine(Machine):
     """Runs the steps in order and keeps their graphs: in one `Chain`, else the pullback of each.
 
-    Where step 0 shows that bits depend on it (see `same_bits`), it runs the plan instead. A callback is told every
-    cotangent, which a chain does not show. A second backward runs the steps again.
+    Where step 0 shows that bits depend on it (see `same_bits`), or a step's graph is larger than `most` bytes, it runs
+    the plan instead. A callback is told every cotangent, which a chain does not show. A second backward runs the steps
+    again.
 
     Memory: T graphs of one step. Time: T gradients and their pullbacks, as plain PyTorch; one gradient more where an
     operation of the loss is not in `formulas.SAME`.
     """
 
-    def __init__(self, *args: Any, asked: Sequence[bool]) -> None:
+    def __init__(self, *args: Any, asked: Sequence[bool], most: int | None = None) -> None:
         super().__init__(*args)
-        self._keeps, self.slots = True, 0
+        self._keeps, self.slots, self._most = True, 0, most
         # for what a backward may want: all that asks for gradients; it then wants these or fewer
         self._asked = list(asked[self._states :])
         self._chains = self._observer is None and self._dynamics.chains()
@@ -140,7 +159,7 @@ class GraphMachine(Machine):
         self._ran_alone = first is not None
         self._chain = Chain(self._dynamics, self.steps, *parts, first)
         self._chain.run(1)
-        if observed and self._forgo(self._chain.now):
+        if observed and (self._forgo(self._chain.now) or self._outgrows(workspace.added, self._chain)):
             return
         self._chain.run(self.steps)
         self._t, self._now = self.steps, self._chain.now()
@@ -148,15 +167,17 @@ class GraphMachine(Machine):
     def _keep_pulls(self, observed: bool) -> None:
         stop = False
         while self._t < self.steps and not stop:
+            first = observed and self._t == 0
             seen: Seen = []
-            after, pull = self._dynamics.linearise(
-                *(self._t, self._now, self._theta, self._settings),
-                *(self._asked[: self._split], self._asked[self._split :]),
-                watched=observed,
-                seen=seen,
-            )
+            with workspace.held() if first and self._most is not None else nullcontext() as live:
+                after, pull = self._dynamics.linearise(
+                    *(self._t, self._now, self._theta, self._settings),
+                    *(self._asked[: self._split], self._asked[self._split :]),
+                    watched=observed,
+                    seen=seen,
+                )
             self._pulls.append(pull)
-            if observed and self._t == 0 and self._forgo(lambda: after):  # noqa: B023 (called at once)
+            if first and (self._forgo(lambda: after) or (live and self._outgrows(live))):  # noqa: B023 (called at once)
                 return
             self._now = after
             self._t += 1
@@ -170,11 +191,20 @@ class GraphMachine(Machine):
             return False
         self._ran_alone = False
         with self._dynamics.streams.undisturbed():
-            self._keeps = _equal(self._advance(), kept())
-        if not self._keeps:
-            self._chain, self._pulls = None, []
-            self.slots = self._plan.slots
-        return not self._keeps
+            if _equal(self._advance(), kept()):
+                return False
+        return self._drop()
+
+    def _outgrows(self, measure: Callable[..., int], *args: Any) -> bool:
+        """Drops the graphs if one of them is larger than there is room for."""
+        if self._most is None or measure(*args) <= self._most:
+            return False
+        return self._drop()
+
+    def _drop(self) -> bool:
+        self._keeps, self._chain, self._pulls, self._ran_alone = False, None, [], False
+        self.slots = self._plan.slots
+        return True
 
 
 def _equal(a: Iterate, b: Iterate) -> bool:

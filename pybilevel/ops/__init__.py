@@ -2,6 +2,7 @@
 
 from pybilevel.ops.chain import chain_step
 from pybilevel.ops.graph import graph_leaves, plain_graph
+from pybilevel.ops.held import Held
 from pybilevel.ops.linear import (
     Features,
     lanes,
@@ -23,6 +24,7 @@ from pybilevel.ops.optimizers import (
 __all__ = [
     "OPTIMIZERS",
     "Features",
+    "Held",
     "LinearResults",
     "NativeOptimizer",
     "activations_size",
