@@ -5,6 +5,7 @@ PYTHON ?= python3
 JOBS   ?= 2
 BIN    := .venv/bin
 PIP    := $(BIN)/pip install --quiet -c constraints.txt
+PYTEST  = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 LOCK   := $(if $(shell command -v flock),flock .venv/lock)
 
 NATIVE      := CMakeLists.txt $(wildcard cmake/*.cmake) $(shell find csrc ! -name '*.md' ! -name '.*')
@@ -16,10 +17,10 @@ demo: .venv/built             # watch hyper-representation learn few-shot classi
 	$(BIN)/pybilevel fewshot
 
 test: .venv/built             # every fast test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/built         # the slow ones too
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: .venv/built
 	$(BIN)/ruff check .

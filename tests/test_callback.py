@@ -201,7 +201,9 @@ def test_a_stopped_run_holds_no_more_states_than_its_slots(memory, least, most):
 
 
 @pytest.mark.parametrize(
-    "answer", [True, np.bool_(True), torch.tensor(True), lambda step: step.gradient_norm < 1e9], ids=str
+    "answer",
+    [True, np.bool_(True), torch.tensor(True), lambda step: step.gradient_norm < 1e9],
+    ids=["bool", "numpy", "tensor", "comparison"],
 )
 def test_what_stops(answer):
     seen = []

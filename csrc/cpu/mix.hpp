@@ -11,6 +11,7 @@
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/packed.hpp"
+#include "cpu/thin.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -163,72 +164,6 @@ struct PanelTile {
   }
 };
 
-// One to five rows of B: as many packs of them as registers hold, and C row by row.
-template <class T>
-struct ThinTile {
-  static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 7;  // rows of C
-  static constexpr int kMost = 5;                                // rows of B
-  static constexpr Index kAhead = 8;  // rows of C that are fetched before they are written
-
-  // Packs of a row of C that are made at once.
-  static constexpr int packs(int r) { return r < 3 ? 5 : r == 3 ? 3 : 2; }
-
-  static bool fits(const Shape& s) { return s.r > 0 && s.r <= kMost && s.p >= kLeast && s.q >= kLanes; }
-
-  // store(p, x) puts a pack of sums to C, whose rows are fetched ahead if `fetches`.
-  template <int R, int Q, class F>
-  PB_INLINE static void run(Index rows, Strided<const T> a, Matrix<const T> b, Matrix<T> c, bool fetches,
-                            F&& store) {
-    Pack<T> packs[R][Q];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) packs[r][j] = in_register<T>(load_pack(b[r] + j * kLanes));
-    }
-    const T* coefficients = a.data;
-    T* out = c.data;
-    for (; rows > 0; --rows, coefficients += a.row, out += c.row) {
-      if (fetches) __builtin_prefetch(out + kAhead * c.row, 1);
-      Pack<T> sum[Q] = {};
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Pack<T> coefficient = in_register<T>(broadcast(coefficients[r * a.column]));
-#pragma GCC unroll 8
-        for (int j = 0; j < Q; ++j) sum[j] = multiply_add<T>(coefficient, packs[r][j], sum[j]);
-      }
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) store(out + j * kLanes, sum[j]);
-    }
-  }
-
-  template <int R, int Q>
-  PB_NOINLINE static void panel(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-    if (s.stream) {
-      run<R, Q>(s.p, a, b, c, false, [](T* p, Pack<T> x) { stream_pack(p, x); });
-    } else if (s.accumulate) {
-      run<R, Q>(s.p, a, b, c, true, [](T* p, Pack<T> x) { store_pack(p, load_pack(p) + x); });
-    } else {
-      run<R, Q>(s.p, a, b, c, true, [](T* p, Pack<T> x) { store_pack(p, x); });
-    }
-  }
-
-  // The whole packs of C; returns the number of its columns that they are.
-  static Index run_all(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
-    const Index whole = s.q / kLanes;
-    with_constant<kMost>(s.r, [&](auto R) {
-      constexpr int r = decltype(R)::value, most = packs(r);
-      for (Index done = 0; done < whole;) {
-        const Index count = next_part(whole - done, most), q = done * kLanes;
-        with_constant<most>(count, [&](auto Q) {
-          panel<r, decltype(Q)::value>(s, a, {b.data + q, b.row}, {c.data + q, c.row});
-        });
-        done += count;
-      }
-    });
-    return whole * kLanes;
-  }
-};
-
 // Rows in blocks of about even heights: a low one would wait for its sums.
 template <class T>
 inline void mix_rows(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
@@ -248,9 +183,9 @@ template <class T>
 inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
   if (mix_packs<T>(s, b)) return mix_packed<T>(s, a, b, c);
   Index done = 0;
-  if (ThinTile<T>::fits(s)) {
+  if (fits_thin<T>(s)) {
     s.stream = MixTile<T>::can_stream(s, c);
-    done = ThinTile<T>::run_all(s, a, b, c);
+    done = mix_thin<T>(s, a, b, c);
     s.q -= done;
   } else if (PanelTile<T>::fits(s)) {
     const Term<const T> term{s.r, a, b};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <limits>
-#include <type_traits>
 
 #include "core/lanes.hpp"
 #include "problems/linear_params.hpp"
@@ -21,17 +20,48 @@ struct RowBuffers {
   PB_HD Index at(Index k, Index i) const { return (k * stride + i) * step; }
 };
 
-// Where they are not interleaved, as memory: faster than one by one.
-template <class Team>
-PB_HD void clear_targets(const Team& team, Index n, const RowBuffers<typename Team::Real>& to) {
-  if constexpr (std::is_same_v<typename Team::Real, typename Team::Scalar>) {
-    if (to.step == 1) return fill_zero(team, to.targets, n);
-  }
-  team.for_each(n, [=](Index i) { to.targets[i * to.step] = 0; });
+// A label as a scalar. One outside [0, classes) becomes NaN: it is checked before where that costs nothing, and here it
+// must not write elsewhere, nor pass in silence.
+template <class T>
+PB_HD T sound_label(Index label, Index classes) {
+  const bool sound = label >= 0 && label < classes;
+  return sound ? static_cast<T>(static_cast<int>(label)) : std::numeric_limits<T>::quiet_NaN();
 }
 
-// Reads targets and weights of one task. A label outside [0, classes) becomes NaN: it is checked before where that costs
-// nothing, and here it must not write elsewhere, nor pass in silence.
+// Targets of labels, and their sum, a pack of rows at a time: 1 where the label is k.
+template <class Team>
+void load_labels(const Team& team, Vector<const std::int64_t> labels, Index rows, Index classes,
+                 const RowBuffers<typename Team::Scalar>& to) {
+  using T = typename Team::Scalar;
+  using Lane = typename Team::Lane;
+  team.for_each(to.stride,
+                [=](Index i) { to.sigma[i] = i < rows ? sound_label<T>(labels[i], classes) : T(-1); });
+  team.for_lanes(to.stride, [=](Index i) {
+    const Lane label = Team::load(to.sigma + i);
+    Lane total = label - label;  // NaN stays
+    for (Index k = 0; k < classes; ++k) {
+      const Lane above = label - T(k);
+      const Lane target = larger(Lane{}, T(1) - larger(above, -above));
+      Team::store(to.targets + to.at(k, i), target);
+      total += target;
+    }
+    Team::store(to.sigma + i, total);
+  });
+}
+
+// The same one by one, of any layout.
+template <class Team, class T>
+PB_HD void load_each_label(const Team& team, Vector<const std::int64_t> labels, Index rows, Index classes,
+                           const RowBuffers<T>& to) {
+  team.for_each(to.stride, [=](Index i) {
+    const T label = i < rows ? sound_label<T>(labels[i], classes) : T(-1);
+    T total = label - label;
+    for (Index k = 0; k < classes; ++k) total += to.targets[to.at(k, i)] = label == T(k) ? T(1) : T(0);
+    to.sigma[to.at(0, i)] = total;
+  });
+}
+
+// Reads targets and weights of one task.
 template <class Team>
 PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& data, Index task, Index classes,
                      const RowBuffers<typename Team::Real>& to) {
@@ -41,20 +71,19 @@ PB_HD void load_rows(const Team& team, const LinearData<typename Team::Real>& da
   const auto weights = data.weights.vector(task);
   const Index rows = data.rows;
   const T factor = data.scale;
-  if (labels) clear_targets(team, classes * to.stride, to);
-  team.for_each(to.stride, [=](Index i) {
-    T total = 0;
-    if (i < rows && labels) {
-      const Index label = labels[i];
-      const bool sound = label >= 0 && label < classes;
-      total = sound ? T(1) : std::numeric_limits<T>::quiet_NaN();
-      to.targets[to.at(sound ? label : 0, i)] = total;
-    } else if (!labels) {
+  if (!labels) {
+    team.for_each(to.stride, [=](Index i) {
+      T total = 0;
       for (Index k = 0; k < classes; ++k) total += to.targets[to.at(k, i)] = i < rows ? dense[i][k] : T(0);
-    }
-    to.sigma[to.at(0, i)] = total;
-    to.scale[to.at(0, i)] = i < rows ? factor * weights[i] : T(0);
-  });
+      to.sigma[to.at(0, i)] = total;
+    });
+  } else if constexpr (Team::kLanes > 1) {
+    to.step == 1 ? load_labels(team, labels, rows, classes, to)
+                 : load_each_label(team, labels, rows, classes, to);
+  } else {
+    load_each_label(team, labels, rows, classes, to);
+  }
+  team.for_each(to.stride, [=](Index i) { to.scale[to.at(0, i)] = i < rows ? factor * weights[i] : T(0); });
 }
 
 // Writes the cotangents of weights and targets of one task.

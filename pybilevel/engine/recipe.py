@@ -122,14 +122,18 @@ def forget() -> None:
 
 
 def _of_problem(problem: Problem) -> tuple[Any, ...]:
-    return (type(problem), *map(_of, vars(problem).values()))
+    return (
+        type(problem),
+        *map(_of, (problem.x, problem.y, problem.weights, problem.penalty)),
+        problem.reduction,
+        problem.num_classes,
+        *[getattr(problem, name) for name in problem.formative],
+    )
 
 
 def _of(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if type(value) not in (Tensor, Parameter):
-            raise TypeError
+    if type(value) in (Tensor, Parameter):
         return value.shape, value.dtype, value.device, value.requires_grad
-    if type(value) is float:  # a setting or l2: not zero, which is told apart
-        return float
-    return type(value), value  # 1 == True
+    if isinstance(value, Tensor):
+        raise TypeError
+    return float if type(value) is float else (type(value), value)  # 1 == True

@@ -19,6 +19,8 @@ class LinearProblem(Problem):
         The others: see `Problem`.
     """
 
+    formative = ("bias",)
+
     def __init__(
         self,
         x: Tensor,

@@ -1,7 +1,7 @@
 """What every fused inner problem shares: its data, checks, the regulariser and the reduction."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Problem(metaclass=_Kind):
     """
 
     loss: str
+    formative: ClassVar[tuple[str, ...]] = ()
+    """What layouts depend on beside the data, their reduction and num_classes: attributes of a subclass."""
 
     def __init__(
         self,
