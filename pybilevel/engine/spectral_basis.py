@@ -70,14 +70,15 @@ def decompose(x: Tensor, scale: Tensor, l2: Tensor, bias: bool) -> Spectrum:
     basis = _span(x, bias) if partial else None
     rows = x if basis is None else x @ basis
     # one scale for all rows is cheaper outside
-    h = rows.mT @ (scale * rows) if scale.shape[-2] > 1 else scale * (rows.mT @ rows)
+    h = rows.mT @ (scale * rows) if scale.shape[-2] > 1 else (rows.mT @ rows).mul_(scale)
     h.diagonal(dim1=-2, dim2=-1).add_(l2.unsqueeze(-1))
     if bias and basis is not None:
         axis = basis[..., -1:, :]
         h.sub_(l2[..., None, None] * axis.mT * axis)
     elif bias:
         h[..., -1, -1].sub_(l2)
-    values, vectors = torch.linalg.eigh(h)
+    # h is symmetric: by columns, as LAPACK has its matrices, the copy that it works on is a plain one
+    values, vectors = torch.linalg.eigh(h.mT)
     if basis is None:
         return Spectrum(values, vectors, False)
     return Spectrum(torch.cat((values, l2.unsqueeze(-1)), -1), basis @ vectors, True)

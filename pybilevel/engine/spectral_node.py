@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pybilevel.engine.generic import once
 from pybilevel.engine.spectral_basis import Parts, Spectrum, combined, decompose, joined, split
-from pybilevel.engine.spectral_powers import Rule, differences, power
+from pybilevel.engine.spectral_powers import Map, Rule, differences, power
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class QuadraticSteps(torch.autograd.Function):
             parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), b]
             f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
             results = [joined(spectrum, _applied(spectrum, row, parts)).to(dtype) for row in f]
-        ctx.form, ctx.partial = form, spectrum.partial
+        ctx.form, ctx.partial, ctx.power = form, spectrum.partial, f
         ctx.set_materialize_grads(False)
         # the inputs themselves, so that autograd notices when one is changed in place before the backward
         ctx.save_for_backward(*inputs, b.inside, spectrum.values, spectrum.vectors)
@@ -69,7 +69,8 @@ class QuadraticSteps(torch.autograd.Function):
         *inputs, b, values, vectors = ctx.saved_tensors
         spectrum = Spectrum(values, vectors, ctx.partial)
         with torch.no_grad(), _no_autocast(vectors):
-            found = _Reverse(ctx.form, spectrum, inputs, b, bars).cotangents(ctx.needs_input_grad[1:])
+            reverse = _Reverse(ctx.form, ctx.power, spectrum, inputs, b, bars)
+            found = reverse.cotangents(ctx.needs_input_grad[1:])
             found = [None if t is None else t.to(inputs[0].dtype) for t in found]
         if torch.is_grad_enabled():
             anchors = [t for t in (*inputs, *bars) if t is not None and t.requires_grad]
@@ -83,19 +84,19 @@ class _Reverse:
     def __init__(
         self,
         form: Form,
+        power: Map,
         spectrum: Spectrum,
         inputs: Sequence[Any],
         b: Tensor,
         bars: Sequence[Tensor | None],
     ) -> None:
-        self._form, self._spectrum = form, spectrum
+        self._form, self._power, self._spectrum = form, power, spectrum
         self._x, self._y, self._scale = inputs[:3]
         *states, lr, momentum, decay = _doubled(inputs[4:])
         count = 1 if momentum is None else 2
         self._parts = [*_parts(spectrum, states[:count]), Parts(b, None)]
         self._bars = _parts(spectrum, _doubled(bars[:count]))
         self._rule = Rule(lr, momentum, decay, form.nesterov)
-        self._step = self._rule.step(spectrum.values)
 
     def cotangents(self, wanted: Sequence[bool]) -> list[Tensor | None]:
         """Those of x, y, scale, l2, w0, v0, lr, momentum, decay, where wanted."""
@@ -103,7 +104,7 @@ class _Reverse:
         if not any(g is not None for g in self._bars):
             return found
         if any(wanted[:6]):
-            columns = [*zip(*power(self._step, self._form.steps), strict=True)]
+            columns = [*zip(*self._power, strict=True)]
             bars = [_applied(self._spectrum, column, self._bars) for column in columns]
             found[:4] = self._data(wanted, bars[-1].to(self._x.dtype))
             for place, bar in zip((4, 5), bars[:-1], strict=False):
@@ -126,10 +127,10 @@ class _Reverse:
         core, cross, rest = self._core(self._x.dtype)
         if wanted[0] or wanted[2]:
             turned = rows @ (core + core.mT)
-        if wanted[0]:
-            found[0] = self._scale * self._x_bar(turned, b, None if cross is None else rows @ cross)
         if wanted[2]:
             found[2] = (0.5 * turned * rows).sum(-1, keepdim=True) + (self._y * fit).sum(-1, keepdim=True)
+        if wanted[0]:
+            found[0] = self._scale * self._x_bar(turned, b, None if cross is None else rows @ cross)
         if wanted[3]:
             found[3] = self._trace(core) + rest
         return found
@@ -138,7 +139,7 @@ class _Reverse:
         """X (H_bar + H_bar^T) + Y b_bar^T, without the column of ones: [*B, n, d]."""
         d = self._x.shape[-1]
         vectors = self._spectrum.vectors[..., :d, :].to(self._x.dtype)
-        bar: Tensor = (turned + self._y @ b.inside.mT) @ vectors.mT
+        bar: Tensor = turned.add_(self._y @ b.inside.mT) @ vectors.mT
         if outside is not None:
             bar = bar + outside[..., :d]
         return bar if b.outside is None else bar + self._y @ b.outside[..., :d, :].mT
@@ -154,29 +155,32 @@ class _Reverse:
     def _core(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | float]:
         """H_bar by blocks: U^T H_bar U [*B, r, r]; of H_bar + H_bar^T from U to the rest, [*B, r, D]; a trace."""
         spectrum, r = self._spectrum, self._spectrum.vectors.shape[-1]
-        width = spectrum.values.shape[-1]
-        all_pairs = differences(self._step, self._rule.slope(), self._form.steps, dtype)
         parts, bars = (
             [None if p is None else p.to(dtype) for p in side] for side in (self._parts, self._bars)
         )
+        terms = {
+            (i, j): (g, a)
+            for i, g in enumerate(bars)
+            for j, a in enumerate(parts)
+            if g is not None and a is not None
+        }
+        rule = self._rule
+        pairs = differences(rule.step(spectrum.values), rule.slope(), self._form.steps, dtype, list(terms))
         core: Any = None
         cross: Any = None
         rest: Any = 0.0
-        for g, row in zip(bars, all_pairs, strict=True):
-            for a, pairs in zip(parts, row, strict=True):
-                if g is None or a is None:
-                    continue
-                pairs = pairs.expand(*pairs.shape[:-2], width, width)
-                block = pairs[..., :r, :r] * (g.inside @ a.inside.mT)
-                core = block if core is None else core + block
-                if g.outside is None:
-                    continue
-                edge = pairs[..., :r, r:]
-                sides = (edge * a.inside) @ g.outside.mT
-                if a.outside is not None:
-                    sides = sides + (edge * g.inside) @ a.outside.mT
-                    rest = rest + pairs[..., r, r] * (g.outside * a.outside).sum((-2, -1))
-                cross = sides if cross is None else cross + sides
+        for place, (g, a) in terms.items():
+            f = pairs[place]
+            block = (g.inside @ a.inside.mT).mul_(f[..., :r, :r])
+            core = block if core is None else core.add_(block)
+            if g.outside is None:
+                continue
+            edge = f[..., :r, r:]
+            sides = (edge * a.inside) @ g.outside.mT
+            if a.outside is not None:
+                sides = sides + (edge * g.inside) @ a.outside.mT
+                rest = rest + f[..., r, r] * (g.outside * a.outside).sum((-2, -1))
+            cross = sides if cross is None else cross + sides
         return core, cross, rest
 
     def _settings_bars(self, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -215,8 +219,9 @@ def _design(x: Tensor, bias: bool) -> Tensor:
     """x in float64, with a column of ones for the bias."""
     if not bias:
         return x.double()
-    design = x.new_ones(*x.shape[:-1], x.shape[-1] + 1, dtype=torch.float64)
+    design = x.new_empty(*x.shape[:-1], x.shape[-1] + 1, dtype=torch.float64)
     design[..., :-1] = x
+    design[..., -1] = 1
     return design
 
 
