@@ -86,6 +86,8 @@ def test_powers_and_divided_differences_are_exact(name, steps, radix, monkeypatc
         for c in range(len(step) + 1):
             assert_close(powers[r][c].expand(d), [[f[r][c] for f in exact]])
             assert_close(pairs[r, c], [[f[r][c] for f in row] for row in exact_pairs])
+            alone = differences(step, rule(name).slope(), steps, torch.float64, [(r, c)])
+            assert list(alone) == [(r, c)] and torch.equal(alone[r, c], pairs[r, c])
 
 
 def test_the_quotient_would_not_do():

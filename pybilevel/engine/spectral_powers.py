@@ -108,13 +108,15 @@ def differences(step: Map, slope: Sequence[Tensor], steps: int, dtype: torch.dty
     whole = power(step, count)
     for place, digit in enumerate(rest, 1):
         last = place == len(rest)
-        found = _repeated(whole, found, dtype, wanted if last and not digit else every)
+        entries = wanted if last else every
+        rows, columns = {r for r, _ in entries}, {c for _, c in entries}
+        found = _repeated(whole, found, dtype, [e for e in every if e[0] in rows] if digit else entries)
         if digit or not last:
             whole = power(whole, RADIX)
         if digit:
-            few, others = power(step, digit), _first(step, slope, digit, dtype, every)
-            f, g = _rounded(whole, dtype), _rounded(few, dtype)
-            found = _product_rule(f, found, g, others, wanted if last else every)
+            few = power(step, digit)
+            others = _first(step, slope, digit, dtype, [e for e in every if e[1] in columns])
+            found = _product_rule(_rounded(whole, dtype), found, _rounded(few, dtype), others, entries)
             whole = _product(few, whole)
     return found
 
