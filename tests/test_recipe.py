@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from linear_cases import PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused, total
@@ -88,9 +90,28 @@ def test_and_a_perceptron():
     assert all(map(torch.equal, perceptron(1), expected))
 
 
-def solve(x=X, y=Y, lr=0.1, *, steps=3, weights=None, l2=0.0, optimizer=pb.SGD, **options):
-    problem = pb.SoftmaxRegression(x, y, num_classes=2, weights=weights, l2=l2)
+def solve(
+    x=X,
+    y=Y,
+    lr=0.1,
+    *,
+    steps=3,
+    optimizer=pb.SGD,
+    weights=None,
+    l2=0.0,
+    bias=True,
+    reduction="mean",
+    **options,
+):
+    problem = pb.SoftmaxRegression(
+        x, y, num_classes=2, weights=weights, l2=l2, bias=bias, reduction=reduction
+    )
     return pb.unroll(problem, steps=steps, optimizer=optimizer(lr), **options)
+
+
+def objective(x=X, lr=0.1, **options):
+    problem = pb.SoftmaxRegression(x, Y, num_classes=2)
+    return pb.ho_objective(problem, problem, steps=3, optimizer=pb.SGD(lr), **options)
 
 
 OTHER_FORMS = {
@@ -109,6 +130,8 @@ OTHER_FORMS = {
     "memory": {"memory": pb.Revolve(2)},
     "backend": {"backend": "fused"},
     "w0": {"w0": torch.zeros(3, 5, 2)},
+    "no bias": {"bias": False},
+    "a sum": {"reduction": "sum"},
 }
 
 
@@ -197,6 +220,81 @@ WRONG = {
     "randomness": (ValueError, "randomness", lambda: solve(randomness="car")),
     "hparams": (ValueError, "hparams", lambda: solve(hparams=X)),
 }
+
+
+class Chosen(pb.SoftmaxRegression):
+    """A problem whose loss is an attribute of its own."""
+
+    def __init__(self, loss, *data):
+        super().__init__(*data)
+        self.loss = loss
+
+
+def chosen(loss):
+    return pb.unroll(Chosen(loss, X, torch.eye(2)[Y]), steps=3, optimizer=pb.SGD(0.1))
+
+
+OTHERS = {
+    "half w0": lambda: solve(w0=torch.ones(3, 5, 2).half()),
+    "float w0": lambda: solve(w0=torch.ones(3, 5, 2)),
+    "w0 is an empty list": lambda: solve(w0=[]),
+    "adagrad": lambda: solve(optimizer=pb.Adagrad),
+    "adagrad with a tensor": lambda: solve(
+        optimizer=lambda lr: pb.Adagrad(lr, initial_accumulator_value=torch.ones((), requires_grad=True))
+    ),
+    "objective": objective,
+    "objective, a method": lambda: objective(method=pb.Reverse()),
+    "objective, first order": lambda: objective(method=pb.Reverse(first_order=True)),
+    "objective, no memory": lambda: objective(memory=None),
+    "objective, no backend": lambda: objective(backend=None),
+    "objective, no precision": lambda: objective(precision=None),
+    "objective, another option": lambda: objective(car=None),
+    "a number of numpy": lambda: solve(lr=np.float64(0.2)),
+    "cross entropy": lambda: chosen("softmax"),
+    "squared error": lambda: chosen("squared"),
+    "without gradients": torch.no_grad()(lambda: solve(X.clone().requires_grad_())),
+}
+
+CALLS = {
+    "usual": solve,
+    **{f"form: {name}": partial(solve, **form) for name, form in OTHER_FORMS.items()},
+    **{f"not remembered: {name}": call for name, call in NOT_REMEMBERED.items()},
+    **{f"wrong: {name}": call for name, (_, _, call) in WRONG.items()},
+    **OTHERS,
+}
+
+
+def outcome(call):
+    """The result of a call and whether it can be differentiated, or its error."""
+    try:
+        w = call()
+    except Exception as error:
+        return type(error), str(error)
+    return None if w is None else (w.dtype, w.requires_grad, w.tolist())
+
+
+@pytest.mark.parametrize("first", CALLS)
+def test_no_call_is_mistaken_for_another(first):
+    for call in CALLS.values():
+        recipe.forget()
+        expected = outcome(call)
+        recipe.forget()
+        outcome(CALLS[first])
+        assert outcome(call) == outcome(call) == expected
+
+
+def test_a_number_of_numpy_is_a_number():
+    solve(lr=0.1)
+    assert not laid_out(lambda: solve(lr=np.float64(0.2)))
+
+
+def test_a_long_plan_is_not_kept(monkeypatch):
+    x = X.clone().requires_grad_()
+    monkeypatch.setattr(recipe, "LONGEST", 10)
+    solve(x, steps=20)
+    assert not recipe._recipes
+    solve(x, steps=2)
+    assert recipe._recipes
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -226,7 +226,8 @@ c10::intrusive_ptr<UnrollConstants> constants_of(at::ArrayRef<std::string> names
 
 // The first step after which a state of any task is not finite, or -1; that is looked for on the CPU only.
 std::int64_t first_bad(const Tensor& status) {
-  if (!status.is_cpu()) return -1;
+  if (!status.is_cpu() || status.key_set().has(at::DispatchKey::Python))
+    return -1;  // fake tensors have no data
   const int* const begin = status.const_data_ptr<int>();
   int bad = -1;
   for (const int* step = begin; step != begin + status.numel(); ++step) {

@@ -56,7 +56,8 @@ PB_HD void load_each_label(const Team& team, Vector<const std::int64_t> labels, 
   team.for_each(to.stride, [=](Index i) {
     const T label = i < rows ? sound_label<T>(labels[i], classes) : T(-1);
     T total = label - label;
-    for (Index k = 0; k < classes; ++k) total += to.targets[to.at(k, i)] = label == T(k) ? T(1) : T(0);
+    for (Index k = 0; k < classes; ++k)
+      total += to.targets[to.at(k, i)] = label == T(k) ? T(1) : label - label;
     to.sigma[to.at(0, i)] = total;
   });
 }

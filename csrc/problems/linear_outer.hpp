@@ -45,7 +45,7 @@ class LinearOuter {
     const Matrix<T> logits = params_.logits.matrix(task_);
     const bool wanted = left != nullptr;
     T* const residuals = wanted ? left + head_.size() : nullptr;
-    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
+    sweep_.sum(team, left, [=, this](const auto& member, Index first, Index rows, T* partial) {
       const Matrix<const T> x{x_[first], x_.row};
       T *const scores = rows_.scores() + first, *const residual = wanted ? residuals + first : nullptr;
       head_.scores(member, head, x, rows, scores, stride);
@@ -57,7 +57,6 @@ class LinearOuter {
       // This block comes out of a cache, scores() has just read it: the block after the next can be fetched meanwhile.
       if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, 2 * rows * x.row);
     });
-    if (wanted) sweep_.collect(team, left, false);
     T total[1];
     team.template reduce<1>(rows_.count(), total,
                             [=, this](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values_ + i); });

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/arena.hpp"
-#include "core/team.hpp"
+#include "core/lanes.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -70,6 +70,24 @@ class LinearSweep {
         f(member, first, first + block_ < end ? block_ : end - first, partial);
       }
     });
+  }
+
+  // run(), then out = the sum of the partial sums, unless it is null. Where there is but one, and scratch is no nearer than
+  // memory, it is made in its place.
+  template <class F>
+  PB_HD void sum(const Team& team, T* out, F f) const {
+    if constexpr (requires { requires Team::kSlotsAreNear; }) {
+      if (out && chunks_ == 1) {
+        return team.chunks(1, [=, this](const auto& member, Index) {
+          fill_zero(member, out, size_);
+          for (Index first = 0; first < rows_; first += block_) {
+            f(member, first, first + block_ < rows_ ? block_ : rows_ - first, out);
+          }
+        });
+      }
+    }
+    run(team, f);
+    if (out) collect(team, out, false);
   }
 
   // out (+)= sum of the partial sums.

@@ -15,7 +15,7 @@ from pybilevel.engine.layout import BUFFERS0, Layout, lay_out, restore
 from pybilevel.engine.native import CUDA, NATIVE, counts_steps, has_kernel
 from pybilevel.engine.perceptron import MlpLayout
 from pybilevel.engine.precision import describe as describe_precision
-from pybilevel.engine.recipe import Form
+from pybilevel.engine.recipe import CallForm
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
@@ -119,7 +119,7 @@ def unpack(w: Tensor, problem: Any, w0: Any) -> Any:
     return perceptron.part(w, w0, problem) if isinstance(problem, MLP) else w
 
 
-def recall(form: Form | None, inner: Any, outer: Problem | None) -> LinearResults | None:
+def recall(form: CallForm | None, inner: Any, outer: Problem | None) -> LinearResults | None:
     """What `execute` returns for a call of a form that is remembered; None if it has none, or is not.
 
     Raises:

@@ -60,8 +60,8 @@ def _run(call: Call) -> tuple[Any, State]:
 def machine_for(call: Call, dynamics: Dynamics, inputs: Sequence[Tensor], differentiated: bool) -> Machine:
     """What runs a call within the memory it asks for: all graphs are kept if they fit, else the states of a plan.
 
-    Where a budget is near, the workspace is measured, which takes a step forward and back, or the graph of the second
-    step, as it is made.
+    Where a budget is near, the workspace is measured, which takes a step forward and back, or the graph of a step as it
+    is made.
     """
     state_bytes, needed = dynamics.start.nbytes, workspace.estimate(dynamics)
     room = graphs.room(call, dynamics) if differentiated else graphs.Room(False)

@@ -18,21 +18,27 @@ from torch.utils import _pytree as pytree
 from pybilevel.engine.call import Call
 from pybilevel.engine.itinerary import Itinerary, tensors_are_plain
 from pybilevel.engine.native import has_kernel
+from pybilevel.methods import Reverse
 from pybilevel.ops import OPTIMIZERS, LinearResults, NativeOptimizer
 from pybilevel.ops.node import unroll_node
 from pybilevel.optimizers.settings import resolve
 from pybilevel.problems import Problem
 
 KEPT = 256
-"""How many recipes are kept; one takes about 3 kB, and its plan 4 bytes an op. 0: none."""
+"""How many recipes are kept, the latest; 0: none."""
 
-FORMATIVE = frozenset({"steps", "optimizer", "memory", "backend", "precision"})
-"""The arguments of `unroll` that a call with a form may have, beside problems and w0."""
+LONGEST = 1 << 14
+"""Ops of a plan that is kept in a recipe, which takes 4 bytes an op and 3 kB: longer calls gain nothing."""
+
+DEFAULTS = {"memory": "auto", "backend": "auto", "precision": "fp32", "method": Reverse()}
+"""The arguments of `unroll` that a call with a form may have, beside problems, w0, steps and optimizer."""
+
+_NAMES = {"steps", "optimizer", *DEFAULTS}
 
 _recipes: dict[tuple[Any, ...], "Recipe"] = {}
 
 
-class Form(NamedTuple):
+class CallForm(NamedTuple):
     """The form of a call, and what was taken out of the call to tell it.
 
     Attributes:
@@ -59,7 +65,7 @@ class Recipe(NamedTuple):
     steps: int
     constants: tuple[Any, ...]
 
-    def run(self, form: Form, inner: Problem, outer: Problem | None) -> LinearResults:
+    def run(self, form: CallForm, inner: Problem, outer: Problem | None) -> LinearResults:
         """The operator on the tensors of a call of this form."""
         like = self.steps, inner.tasks, inner.dtype, inner.device
         settings = {name: resolve(name, value, *like) for name, value in form.settings.items()}
@@ -69,35 +75,41 @@ class Recipe(NamedTuple):
         return unroll_node(tensors, form.leaves, *self.constants)
 
 
-def form_of(inner: Any, outer: Problem | None, w0: Any, options: Mapping[str, Any]) -> Form | None:
+def form_of(inner: Any, outer: Problem | None, w0: Any, options: Mapping[str, Any]) -> CallForm | None:
     """The form of a call. None: a call without one, of which nothing is remembered.
 
     `options` are those of `unroll`, or some of them. A form says nothing about whether a call is right.
     """
-    if torch.compiler.is_compiling() or not isinstance(inner, Problem) or not options.keys() <= FORMATIVE:
+    if torch.compiler.is_compiling() or not isinstance(inner, Problem):
         return None
-    optimizer, steps = options["optimizer"], options["steps"]
-    if inner.dtype is not inner.x.dtype or type(steps) is not int or not has_kernel(optimizer):
+    optimizer, steps, *others = options["optimizer"], options["steps"], *(options.keys() - _NAMES)
+    usual = (
+        not others and type(steps) is int and options.get("method", DEFAULTS["method"]) == DEFAULTS["method"]
+    )
+    if not usual or not has_kernel(optimizer) or getattr(optimizer, "starts_above_zero", False):
         return None
     settings, native = optimizer.settings(), OPTIMIZERS[optimizer.name]
-    one = isinstance(w0, Tensor)
-    leaves = [w0] if one else [] if w0 is None else pytree.tree_leaves(w0)
+    leaves = [] if w0 is None else [w0] if isinstance(w0, Tensor) else pytree.tree_leaves(w0)
+    if any(
+        getattr(one, "dtype", None) is not inner.dtype for one in (inner.x, *leaves)
+    ):  # to be cast, or wrong
+        return None
     try:
         key = (
             *_of_problem(inner),
             *(() if outer is None else _of_problem(outer)),
-            (one, *map(_of, leaves)),
+            (type(w0), *map(_of, leaves)),
             (type(optimizer), native.bits(optimizer), *settings, *map(_of, settings.values())),
-            (steps, *(_of(options.get(name)) for name in ("memory", "backend", "precision"))),
+            (steps, *(_of(options.get(name, DEFAULTS[name])) for name in ("memory", "backend", "precision"))),
             torch.is_grad_enabled(),
         )
         hash(key)
     except TypeError:  # a tensor of another kind, or a value that cannot be remembered
         return None
-    return Form(key, leaves, settings) if tensors_are_plain() else None
+    return CallForm(key, leaves, settings) if tensors_are_plain() else None
 
 
-def recall(form: Form) -> Recipe | None:
+def recall(form: CallForm) -> Recipe | None:
     """The recipe of a form, if a call of it was remembered."""
     return _recipes.get(form.key)
 
@@ -109,10 +121,10 @@ def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants
     """
     one_way = itinerary.reversed == 0
     settled = one_way or (itinerary.keep if call.memory == "auto" else not isinstance(call.memory, int))
-    if call.form is None or buffers is not None or not settled or not KEPT:
+    if call.form is None or buffers is not None or not settled or itinerary.ops.numel() > LONGEST or not KEPT:
         return
-    if len(_recipes) >= KEPT:
-        _recipes.clear()
+    while len(_recipes) >= KEPT:
+        _recipes.pop(next(iter(_recipes)), None)
     _recipes[call.form.key] = Recipe(OPTIMIZERS[call.optimizer.name], call.steps, constants)
 
 
@@ -124,9 +136,8 @@ def forget() -> None:
 def _of_problem(problem: Problem) -> tuple[Any, ...]:
     return (
         type(problem),
-        *map(_of, (problem.x, problem.y, problem.weights, problem.penalty)),
-        problem.reduction,
-        problem.num_classes,
+        *map(_of, (problem.x, problem.y, problem.weights, problem.l2_given)),
+        (problem.regularised, problem.reduction, problem.num_classes, problem.loss),
         *[getattr(problem, name) for name in problem.formative],
     )
 
@@ -136,4 +147,4 @@ def _of(value: Any) -> Any:
         return value.shape, value.dtype, value.device, value.requires_grad
     if isinstance(value, Tensor):
         raise TypeError
-    return float if type(value) is float else (type(value), value)  # 1 == True
+    return float if isinstance(value, float) else (type(value), value)  # 1 == True

@@ -12,8 +12,6 @@ from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
 from pybilevel.schedules import Schedule
 
-_REVERSE = Reverse()
-
 
 def unroll(
     inner: Inner,
@@ -24,7 +22,7 @@ def unroll(
     optimizer: Optimizer,
     batches: Any = None,
     in_dims: Any = None,
-    method: Method = _REVERSE,
+    method: Method = Reverse(),  # noqa: B008 (a frozen value)
     memory: str | int | Schedule = "auto",
     state: State | None = None,
     return_state: bool = False,
@@ -105,9 +103,9 @@ def unroll(
     Source: Franceschi et al., Bilevel Programming for Hyperparameter Optimization and Meta-Learning, ICML 2018.
     """
     form = None
-    usual = method == _REVERSE and randomness == "different" and not return_state
+    usual = randomness == "different" and not return_state
     if usual and all(one is None for one in (hparams, batches, in_dims, state, callback)):
-        given = {"memory": memory, "backend": backend, "precision": precision}
+        given = {"method": method, "memory": memory, "backend": backend, "precision": precision}
         form = form_of(inner, None, w0, {"steps": steps, "optimizer": optimizer, **given})
     results = fused.recall(form, inner, None)
     if results is not None:

@@ -58,10 +58,11 @@ def measure_graph(dynamics: Dynamics) -> int:
             chain = Chain(dynamics, 2, start, theta, settings, [*wanted[0], *wanted[1]], watched=False)
             chain.run(1)
             return added(chain)
+        seen: list[Any] = []  # holds the loss, as where steps are pulled one by one
         with held() as live:
-            kept = dynamics.linearise(0, start, theta, settings, *wanted)
+            kept = dynamics.linearise(0, start, theta, settings, *wanted, seen=seen)
         found = live()
-    del kept
+    del kept, seen
     return found
 
 

@@ -110,11 +110,13 @@ def problem_pair(
             num_classes = _count_classes(support_y, query_y)
         inner = _problem(loss, support, support_y, num_classes, weights, l2, bias)
         return inner, _problem(loss, query, query_y, inner.num_classes, query_weights, 0.0, bias)
-    except (AttributeError, TypeError, ValueError):  # say it by the names that arguments have here
-        _check_set("support", support, support_y, "weights", weights)
-        _check_query(query, support)
-        _check_set("query", query, query_y, "query_weights", query_weights)
-        raise
+    except Exception as error:
+        failure = error
+    # say it by the names that arguments have here
+    _check_set("support", support, support_y, "weights", weights)
+    _check_query(query, support)
+    _check_set("query", query, query_y, "query_weights", query_weights)
+    raise failure
 
 
 def _check_set(name: str, x: Tensor, y: Tensor, weights_name: str, weights: Tensor | None) -> None:

@@ -31,8 +31,8 @@ BEHIND = ("x of outer or query", "y of outer or query_y", "weights of outer")
 TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
 """How many leading arguments of the schemas are tensors, and may have cotangents."""
 
-W0 = 4
-"""The place of w0."""
+W0, OPTIMIZER = 4, 3
+"""The places of w0 among the tensors and of the optimizer's name among the names."""
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
@@ -209,8 +209,5 @@ def unroll_node(
         watch(results.w, zip((*called, *["w0"] * len(w0)), given, strict=True))
     return results
 
-
-OPTIMIZER = 3
-"""The place of the name of the optimizer among the names."""
 
 _unroll_node = torch.ops.pybilevel.unroll_node.default

@@ -52,7 +52,7 @@ class MLP(Problem):
     Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, section 5.1 (1-40-40-1).
     """
 
-    formative = ("sizes", "activation", "loss")
+    formative = ("sizes", "activation")
 
     def __init__(
         self,

@@ -70,6 +70,11 @@ class Problem(metaclass=_Kind):
             _check_weights(weights, x)
 
     @property
+    def l2_given(self) -> float | Tensor:
+        """l2 as a number where it was one."""
+        return self._l2
+
+    @property
     def l2(self) -> Tensor:
         """() or [*B], of the dtype of x; made of a number when asked for, since most outer problems are never asked."""
         l2 = self._l2

@@ -55,7 +55,7 @@ bool own_share_in_order(Index pieces) {
 
 int main(int, char** arguments) {
   const std::string_view test = arguments[1];
-  bool right = true;
+  bool right = test == "once" || test == "still" || test == "order";
   for (const Index workers : {1, 2, 3, 16, 17}) {
     for (const Index pieces : {0, 1, 2, 5, 1000}) {
       if (test == "once") right &= each_once(pieces, workers);
