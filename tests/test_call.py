@@ -220,3 +220,10 @@ def test_a_plan_made_within_a_mode_stays_there():
         ops = there_and_back(schedule, steps, False).ops
         assert type(ops) is torch.Tensor and not ops.is_inference()
         assert gradients(x, steps=steps, memory=schedule)[1].any()
+
+
+def test_fake_tensors_have_a_shape_and_no_values_to_look_at():
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        x, y = (mode.from_tensor(torch.randn(3, 5, d)) for d in (4, 2))
+        w = pb.unroll(pb.LeastSquares(x, y), steps=3, optimizer=pb.SGD(0.1))
+    assert isinstance(w, FakeTensor) and w.shape == (3, 5, 2)
