@@ -20,7 +20,6 @@ from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
 from pybilevel.ops import LinearResults, linear_unroll, mlp_unroll
-from pybilevel.ops.node import by_type
 from pybilevel.problems import MLP, LinearProblem, Problem
 from pybilevel.schedules import Offload, plan_bytes
 
@@ -145,7 +144,7 @@ def execute(call: Call, outer: Problem | None) -> LinearResults:
         return _restored(unroll(*layout.arguments(layout.itinerary())), call, outer)
     itinerary = layout.itinerary()
     constants = layout.constants(itinerary)
-    recipe.remember(call, itinerary, layout.inputs[BUFFERS0], by_type(*constants))
+    recipe.remember(call, itinerary, layout.inputs[BUFFERS0], constants)
     return _sound(unroll(*layout.inputs, *constants))
 
 

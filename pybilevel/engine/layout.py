@@ -199,7 +199,8 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     assert isinstance(problem, LinearProblem)
     native = OPTIMIZERS[optimizer.name]
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
-    inputs = given_inputs(call, problem, outer, call.w0, _initial_buffers(call, problem, buffers))
+    settings = native.ordered(call.settings)
+    inputs = given_inputs(problem, outer, call.w0, _initial_buffers(call, problem, buffers), settings)
     tasks, m = prod(problem.tasks), 0 if outer is None else outer.n
     form = Form(
         LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps),
@@ -219,11 +220,14 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
 
 
 def given_inputs(
-    call: Call, problem: Problem, outer: Problem | None, w0: Any, buffers: Tensor | None
+    problem: Problem,
+    outer: Problem | None,
+    w0: Any,
+    buffers: Tensor | None,
+    settings: Sequence[Tensor | None],
 ) -> tuple[Any, ...]:
-    """The tensors of a call as the caller has them, in the order of the schema."""
+    """The tensors of a call as the caller has them, in the order of the schema; that of the settings is their own."""
     query = (None, None, None) if outer is None else (outer.x, outer.y, outer.weights)
-    settings = OPTIMIZERS[call.optimizer.name].ordered(call.settings)
     return (problem.x, problem.y, problem.weights, problem.penalty, w0, buffers, *settings, *query)
 
 

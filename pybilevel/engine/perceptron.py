@@ -137,7 +137,8 @@ def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
     native = OPTIMIZERS[optimizer.name]
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
     initial = _initial_buffers(call, problem, buffers)
-    inputs = given_inputs(call, problem, outer, pytree.tree_leaves(call.w0), initial)
+    settings = native.ordered(call.settings)
+    inputs = given_inputs(problem, outer, pytree.tree_leaves(call.w0), initial, settings)
     wanted = wanted_of(inputs, native.linear, bool(flags))
     inner = optimizer.name, flags, buffers, call.start
     return MlpLayout(call, problem, outer, wanted, choose_regime(problem), inputs, inner)

@@ -17,10 +17,11 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.itinerary import Itinerary, tensors_are_plain
+from pybilevel.engine.layout import given_inputs
 from pybilevel.engine.native import has_kernel
 from pybilevel.methods import Reverse
 from pybilevel.ops import OPTIMIZERS, LinearResults, NativeOptimizer
-from pybilevel.ops.node import unroll_node
+from pybilevel.ops.node import by_type, unroll_node
 from pybilevel.optimizers.settings import resolve
 from pybilevel.problems import Problem
 
@@ -69,9 +70,7 @@ class Recipe(NamedTuple):
         """The operator on the tensors of a call of this form."""
         like = self.steps, inner.tasks, inner.dtype, inner.device
         settings = {name: resolve(name, value, *like) for name, value in form.settings.items()}
-        query = (None, None, None) if outer is None else (outer.x, outer.y, outer.weights)
-        data = inner.x, inner.y, inner.weights, inner.penalty
-        tensors = [*data, None, None, *self.native.ordered(settings), *query]
+        tensors = given_inputs(inner, outer, None, None, self.native.ordered(settings))
         return unroll_node(tensors, form.leaves, *self.constants)
 
 
@@ -118,6 +117,7 @@ def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants
     """Keep what was made of a call that has a form, unless another one of that form could get something else.
 
     Such are calls whose plan hangs on free memory or on the number of threads, and those that start from `buffers`.
+    `constants` are in the order of the operator's schema.
     """
     one_way = itinerary.reversed == 0
     settled = one_way or (itinerary.keep if call.memory == "auto" else not isinstance(call.memory, int))
@@ -125,7 +125,7 @@ def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants
         return
     while len(_recipes) >= KEPT:
         _recipes.pop(next(iter(_recipes)), None)
-    _recipes[call.form.key] = Recipe(OPTIMIZERS[call.optimizer.name], call.steps, constants)
+    _recipes[call.form.key] = Recipe(OPTIMIZERS[call.optimizer.name], call.steps, by_type(*constants))
 
 
 def forget() -> None:
