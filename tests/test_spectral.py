@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pybilevel as pb
 from benchmarks import spectral as figures
+from pybilevel import ops
 
 SIZES = {
     "n > d": {"n": 9, "d": 4, "c": 3},
@@ -75,6 +76,22 @@ def test_any_case(data):
             seed=data.draw(st.integers(0, 99)),
         )
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("variant", ["plain", "nesterov-decay"])
+def test_without_native_operators(variant, size, monkeypatch):
+    monkeypatch.setattr(ops, "spectral_native", lambda _: False)
+    assert_is_stepping(case_of(variant, bias=True, **SIZES[size]))
+
+
+@pytest.mark.parametrize("tasks", [(), (2, 3), (0,)])
+@pytest.mark.parametrize(("n", "width"), [(1, 1), (5, 8), (6, 9), (400, 3), (800, 21)])
+def test_half_of_the_normal_equations(n, width, tasks):
+    """Rows in one block and in several, columns in whole and cut packs."""
+    x, scale = torch.randn(*tasks, n, width, dtype=torch.float64), torch.rand(*tasks, n, dtype=torch.float64)
+    found = ops.spectral_normal(x, scale)
+    assert_matches(found.triu(), (x.mT @ (scale.unsqueeze(-1) * x)).triu())
 
 
 @pytest.mark.parametrize("variant", ["plain", "momentum"])
@@ -161,14 +178,11 @@ def test_operations_grow_with_log_steps_at_most(variant):
             spectral(case_of(variant, steps=steps, l2="number", amplitude=0.1))
         return count.ops
 
-    base, more = (
-        operations(16**3),
-        operations(16**4),
-    )  # a digit more: the divided differences go by those of base 16
+    base, more = operations(2**12), operations(2**13)
     per_digit = more - base
-    assert 0 < per_digit < base
-    assert operations(16**6) - base == 3 * per_digit
-    assert operations(16**6 - 1) <= base + 12 * per_digit
+    assert 0 < per_digit < base / 10
+    assert operations(2**24) - base == 12 * per_digit
+    assert operations(2**24 - 1) <= base + 36 * per_digit
 
 
 @pytest.mark.parametrize("n", [40, 12])
@@ -189,7 +203,7 @@ def test_explain_bounds_the_peak_and_memory_changes_nothing(variant, n):
         assert 0.5 * explained.peak_memory <= meter.peak <= explained.peak_memory
         assert (explained.coordinates, explained.slots, explained.recomputation) == ("spectral", 0, 1.0)
     # the settings' graph has some numbers an eigenvalue more, log2 T times
-    assert peaks[65536] <= 1.05 * peaks[4096]
+    assert peaks[65536] <= 1.2 * peaks[4096]
     for (w, g), *others in results.values():
         assert all(torch.equal(w, v) and torch.equal(g, h) for v, h in others)
 

@@ -5,9 +5,10 @@ from itertools import product
 
 import pytest
 import torch
+from tolerance import assert_matches
 
-from pybilevel.engine import spectral_powers
-from pybilevel.engine.spectral_powers import Rule, differences, power
+from pybilevel import ops
+from pybilevel.engine.spectral_powers import Rule, differences, power, weighted
 
 EIGENVALUES = [0.0, 0.0, 1e-18, 0.3, 0.3 + 1e-15, 0.3 + 1e-9, 0.3 + 1e-4, 1.0, 1.0, 2.5, -1e-9]
 """Zero, repeated, a rounding apart, close, far, and a zero that rounding made negative."""
@@ -68,26 +69,51 @@ def assert_close(found, exact):
     assert (found - exact).abs().max().item() <= 1e-12 * scale
 
 
-@pytest.mark.parametrize("radix", [None, 2, 4])
+def pairs_of(step, slope, steps):
+    """All divided differences at all pairs, by `weighted`, a weight of one on one entry after the other."""
+    d = step[0][0].shape[-1]
+    half = torch.full((d, d), 0.5, dtype=torch.float64)
+    places = product(range(len(step)), range(len(step) + 1))
+    return {place: weighted(step, slope, steps, {place: half}) for place in places}
+
+
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 13, 24])
 @pytest.mark.parametrize("name", RULES)
-def test_powers_and_divided_differences_are_exact(name, steps, radix, monkeypatch):
-    """At once, and in digits of a small radix: one block, all digits, and zeros at the end."""
-    if radix:
-        monkeypatch.setattr(spectral_powers, "RADIX", radix)
+def test_powers_and_divided_differences_are_exact(name, steps, native, monkeypatch):
+    monkeypatch.setattr(ops, "spectral_native", lambda _: native)
     values = torch.tensor(EIGENVALUES, dtype=torch.float64)
     step, d = rule(name).step(values), len(values)
-    powers = power(step, steps)
-    places = list(product(range(len(step)), range(len(step) + 1)))
-    pairs = differences(step, rule(name).slope(), steps, torch.float64, places)
+    powers, pairs = power(step, steps), pairs_of(step, rule(name).slope(), steps)
     exact = [exact_power(name, Fraction(x), steps) for x in EIGENVALUES]
     exact_pairs = [[exact_difference(name, x, y, steps) for y in EIGENVALUES] for x in EIGENVALUES]
-    for r in range(len(step)):
-        for c in range(len(step) + 1):
-            assert_close(powers[r][c].expand(d), [[f[r][c] for f in exact]])
-            assert_close(pairs[r, c], [[f[r][c] for f in row] for row in exact_pairs])
-            alone = differences(step, rule(name).slope(), steps, torch.float64, [(r, c)])
-            assert list(alone) == [(r, c)] and torch.equal(alone[r, c], pairs[r, c])
+    for r, c in pairs:
+        assert_close(powers[r][c].expand(d), [[f[r][c] for f in exact]])
+        assert_close(pairs[r, c], [[f[r][c] for f in row] for row in exact_pairs])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 4, 16, 17, 50])
+@pytest.mark.parametrize("name", ["plain", "nesterov"])
+def test_weights_of_several_entries_and_tasks(name, width, dtype):
+    """The native operator and the sums of passes, on tiles that are whole, cut, and on the diagonal."""
+    values = torch.rand(2, 3, width, dtype=torch.float64)
+    lr, momentum, decay, nesterov = RULES[name]
+    lrs = lr * torch.rand(2, 3, 1, dtype=torch.float64)
+    some = Rule(lrs, column(momentum), column(decay), nesterov)
+    step, slope = some.step(values), some.slope()
+    places = [(r, c) for r in range(len(step)) for c in range(len(step) + 1)][1:]
+    products = {place: torch.randn(2, 3, width, width, dtype=dtype) for place in places}
+    found = weighted(step, slope, 300, products)
+    pairs = differences(step, step, slope, 300, torch.float64)
+    expected = sum(pairs[place] * products[place].double() for place in places)
+    assert found.dtype == dtype and torch.equal(found, found.mT)
+    assert_matches(found, expected + expected.mT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - threads if threads < 3 else 1)
+    again = weighted(step, slope, 300, products)
+    torch.set_num_threads(threads)
+    assert torch.equal(found, again)
 
 
 def test_the_quotient_would_not_do():
@@ -98,13 +124,8 @@ def test_the_quotient_would_not_do():
     exact = float(exact_difference("plain", x, y, 13)[0][0])
     quotient = ((f[0] - f[1]) / (x - y)).item()
     assert abs(quotient / exact - 1) > 1e-2
-    assert (
-        abs(
-            differences(step, rule("plain").slope(), 13, torch.float64, [(0, 0)])[0, 0][0, 1].item() / exact
-            - 1
-        )
-        < 1e-13
-    )
+    found = pairs_of(step, rule("plain").slope(), 13)[0, 0][0, 1].item()
+    assert abs(found / exact - 1) < 1e-13
 
 
 @pytest.mark.parametrize("name", ["plain", "momentum"])
@@ -117,6 +138,5 @@ def test_many_steps_lose_no_more_than_their_number(name):
     assert w[0] == 1
     assert abs(b[0].item() / (limit * steps) - 1) < 1e-6
     assert abs(w[1].item() - torch.tensor(-1.0).exp().item()) < 1e-6
-    assert torch.isfinite(
-        differences(rule(name).step(values), rule(name).slope(), steps, torch.float64, [(0, 0)])[0, 0]
-    ).all()
+    pairs = pairs_of(rule(name).step(values), rule(name).slope(), steps)
+    assert all(p.isfinite().all() for p in pairs.values())

@@ -13,8 +13,8 @@ from torch import Tensor
 from pybilevel.engine.call import Call
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.spectral_basis import rank
-from pybilevel.engine.spectral_node import Form, QuadraticSteps
-from pybilevel.engine.spectral_powers import RADIX, digits
+from pybilevel.engine.spectral_node import Form, QuadraticSteps, coordinates_kept
+from pybilevel.engine.spectral_powers import products
 from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.ops.tracing import untraced
@@ -92,7 +92,7 @@ def describe(call: Call) -> Explanation:
     return Explanation(
         backend="generic",
         coordinates="spectral",
-        regime=f"functions of {r} eigenvalues of a matrix of {width}, in torch operations; no trajectory",
+        regime=f"functions of {r} eigenvalues of a matrix of {width}, mostly in torch operations; no trajectory",
         reasons=(),
         schedule="nothing is stored or recomputed: memory= has no effect",
         steps=call.steps,
@@ -114,29 +114,25 @@ def _flops(n: int, width: int, r: int, c: int, steps: int, velocity: bool) -> in
 
 
 def _pair_flops(steps: int, velocity: bool) -> int:
-    """Operations for the divided differences of one pair: `spectral_powers.differences`, where all are wanted."""
-    first, *rest = digits(steps)
-    k, entries, products = (2, 6, 26) if velocity else (1, 2, 5)
-    repeated = 2 * k * k * (entries * (RADIX + 1) + 1)
-    composed = 2 * products * sum(digit > 0 for digit in rest)
-    return 2 * entries * (first + sum(rest)) + len(rest) * repeated + composed
+    """Operations for the divided differences of one pair, half of which are made (`spectral_powers.weighted`)."""
+    return products(steps) * (46 if velocity else 8) // 2
 
 
 def _peak_bytes(n: int, width: int, r: int, c: int, steps: int, velocity: bool, item: int) -> int:
-    """What one task holds at the peak: while H is decomposed, at the last powers of the pairs, or at X_bar.
+    """What one task holds at the peak: while H is decomposed, at X U, the pairs, X_bar, or the settings' graph.
 
-    `item` is the size of a number of the problem; where that is not said, numbers have 8 bytes. A bound, at most 1.6
+    `item` is the size of a number of the problem; where that is not said, numbers have 8 bytes. A bound, at most 1.7
     times what was measured (from 12 x 24 to 1000 x 50, c = 2 to 100).
     """
-    sides = 2 if r < width else 1
-    start = 8 * (n * (width + r + 2 * c) + sides * r * width + 2 * r * r)
-    entries, (first, *rest) = 6 if velocity else 2, digits(steps)
-    maps = 1 + (2 if any(rest) else 1 if rest else 0)
-    powers = 16 * entries * (RADIX if rest else first) * r
-    pairs = item * (n * r + (maps * entries + 3) * r * r) + 8 * sides * r * width + powers
-    data = item * (2 * n * (r + width) + sides * r * width + 3 * r * r) + 8 * sides * r * width
-    thin = 8 * ((5 if velocity else 3) * sides * width + 2 * n) * c
-    return int(1.05 * (max(start, pairs, data) + thin))
+    kept, sides = coordinates_kept(n, width), 2 if r < width else 1
+    start = 8 * (n * (width + c) + (2 * sides - 1) * r * width + 2 * r * r)
+    start += 8 * n * (c if item < 8 else 0) + 8 * n * (r if kept or r < width else 0)
+    again = 0 if kept else 8 * n * (width + r)
+    pairs = item * (n * r + (7 if velocity else 3) * r * r)
+    data = item * (n * (2 * r + width) + sides * r * width + r * r)
+    settings = item * n * r + 8 * r * (7 if velocity else 2) * products(steps)
+    thin = 8 * (3 if velocity else 2) * sides * width * c + item * n * c
+    return int(1.05 * (max(start, max(again, pairs, data, settings) + 8 * sides * r * width) + thin))
 
 
 def _form(call: Call, steps: int) -> Form:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pybilevel import ops
+
 
 class Spectrum(NamedTuple):
     """Eigenvalues and eigenvectors of H.
@@ -69,19 +71,28 @@ def decompose(x: Tensor, scale: Tensor, l2: Tensor, bias: bool) -> Spectrum:
     partial = rank(x.shape[-2], x.shape[-1], bias) < x.shape[-1]
     basis = _span(x, bias) if partial else None
     rows = x if basis is None else x @ basis
-    # one scale for all rows is cheaper outside
-    h = rows.mT @ (scale * rows) if scale.shape[-2] > 1 else (rows.mT @ rows).mul_(scale)
+    h = _upper(rows, scale)
     h.diagonal(dim1=-2, dim2=-1).add_(l2.unsqueeze(-1))
     if bias and basis is not None:
         axis = basis[..., -1:, :]
         h.sub_(l2[..., None, None] * axis.mT * axis)
     elif bias:
         h[..., -1, -1].sub_(l2)
-    # h is symmetric: by columns, as LAPACK has its matrices, the copy that it works on is a plain one
+    # By columns, as LAPACK has its matrices, the copy that it works on is a plain one; it reads what is below the
+    # diagonal, which of the transpose is what is above
     values, vectors = torch.linalg.eigh(h.mT)
     if basis is None:
         return Spectrum(values, vectors, False)
     return Spectrum(torch.cat((values, l2.unsqueeze(-1)), -1), basis @ vectors, True)
+
+
+def _upper(rows: Tensor, scale: Tensor) -> Tensor:
+    """rows^T scale rows, [*B, r, r], of which what is below the diagonal may have no meaning."""
+    if ops.spectral_native(rows):
+        upper: Tensor = ops.spectral_normal(rows, scale.squeeze(-1).expand(rows.shape[:-1]))
+        return upper
+    # one scale for all rows is cheaper outside
+    return rows.mT @ (scale * rows) if scale.shape[-2] > 1 else (rows.mT @ rows).mul_(scale)
 
 
 def split(spectrum: Spectrum, matrix: Tensor, *, spanned: bool = False) -> Parts:

@@ -18,7 +18,7 @@ divided differences, H_bar and the products after it are in the dtype of the pro
 Source: Higham, Functions of Matrices, SIAM 2008, theorem 3.11 (Daleckii and Krein).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pybilevel.engine.generic import once
 from pybilevel.engine.spectral_basis import Parts, Spectrum, combined, decompose, joined, split
-from pybilevel.engine.spectral_powers import Map, Rule, differences, power
+from pybilevel.engine.spectral_powers import Map, Pairs, Rule, differences, power, weighted
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,24 @@ class QuadraticSteps(torch.autograd.Function):
             y, scale, l2, *states, lr, momentum, decay = _doubled(inputs[1:])
             x = _design(inputs[0], form.bias)
             spectrum = decompose(x, scale, l2, form.bias)
-            b = split(spectrum, x.mT @ (scale * y), spanned=True)
+            rows = x @ spectrum.vectors if coordinates_kept(*x.shape[-2:]) else None
+            b = _targets(spectrum, x, rows, scale * y)
             parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), b]
             f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
             results = [joined(spectrum, _applied(spectrum, row, parts)).to(dtype) for row in f]
         ctx.form, ctx.partial, ctx.power = form, spectrum.partial, f
         ctx.set_materialize_grads(False)
         # the inputs themselves, so that autograd notices when one is changed in place before the backward
-        ctx.save_for_backward(*inputs, b.inside, spectrum.values, spectrum.vectors)
+        rows = None if rows is None else rows.to(dtype)
+        ctx.save_for_backward(*inputs, rows, b.inside, spectrum.values, spectrum.vectors)
         return results[0], results[1] if len(results) > 1 else None
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> Any:
-        *inputs, b, values, vectors = ctx.saved_tensors
+        *inputs, rows, b, values, vectors = ctx.saved_tensors
         spectrum = Spectrum(values, vectors, ctx.partial)
         with torch.no_grad(), _no_autocast(vectors):
-            reverse = _Reverse(ctx.form, ctx.power, spectrum, inputs, b, bars)
+            reverse = _Reverse(ctx.form, ctx.power, spectrum, inputs, rows, b, bars)
             found = reverse.cotangents(ctx.needs_input_grad[1:])
             found = [None if t is None else t.to(inputs[0].dtype) for t in found]
         if torch.is_grad_enabled():
@@ -87,11 +89,13 @@ class _Reverse:
         power: Map,
         spectrum: Spectrum,
         inputs: Sequence[Any],
+        rows: Tensor | None,
         b: Tensor,
         bars: Sequence[Tensor | None],
     ) -> None:
         self._form, self._power, self._spectrum = form, power, spectrum
         self._x, self._y, self._scale = inputs[:3]
+        self._rows = rows
         *states, lr, momentum, decay = _doubled(inputs[4:])
         count = 1 if momentum is None else 2
         self._parts = [*_parts(spectrum, states[:count]), Parts(b, None)]
@@ -104,12 +108,12 @@ class _Reverse:
         if not any(g is not None for g in self._bars):
             return found
         if any(wanted[:6]):
-            columns = [*zip(*self._power, strict=True)]
-            bars = [_applied(self._spectrum, column, self._bars) for column in columns]
-            found[:4] = self._data(wanted, bars[-1].to(self._x.dtype))
-            for place, bar in zip((4, 5), bars[:-1], strict=False):
+            *states, last = zip(*self._power, strict=True)
+            b = _applied(self._spectrum, last, self._bars)
+            found[:4] = self._data(wanted, b.to(self._x.dtype))
+            for place, column in zip((4, 5), states, strict=False):
                 if wanted[place]:
-                    found[place] = joined(self._spectrum, bar)
+                    found[place] = joined(self._spectrum, _applied(self._spectrum, column, self._bars))
         if any(wanted[6:]):
             found[6:] = self._settings_bars(wanted[6:])
         return found
@@ -118,7 +122,7 @@ class _Reverse:
         """x_bar, y_bar, scale_bar and l2_bar, from H_bar and b_bar in the eigenbasis."""
         found: list[Tensor | None] = [None] * 4
         if any(wanted[:3]):
-            rows = (_design(self._x, self._form.bias) @ self._spectrum.vectors).to(self._x.dtype)
+            rows = self._coordinates()
         if wanted[1] or wanted[2]:
             fit = rows @ b.inside
             found[1] = self._scale * fit if wanted[1] else None
@@ -126,26 +130,32 @@ class _Reverse:
             return found
         core, cross, rest = self._core(self._x.dtype)
         if wanted[0] or wanted[2]:
-            turned = rows @ (core + core.mT)
+            turned = rows @ core
         if wanted[2]:
             found[2] = (0.5 * turned * rows).sum(-1, keepdim=True) + (self._y * fit).sum(-1, keepdim=True)
         if wanted[0]:
-            found[0] = self._scale * self._x_bar(turned, b, None if cross is None else rows @ cross)
+            found[0] = self._x_bar(turned, b, None if cross is None else rows @ cross).mul_(self._scale)
         if wanted[3]:
-            found[3] = self._trace(core) + rest
+            found[3] = 0.5 * self._trace(core) + rest
         return found
+
+    def _coordinates(self) -> Tensor:
+        """X U in the dtype of X: [*B, n, r]."""
+        if self._rows is not None:
+            return self._rows
+        return (_design(self._x, self._form.bias) @ self._spectrum.vectors).to(self._x.dtype)
 
     def _x_bar(self, turned: Tensor, b: Parts, outside: Tensor | None) -> Tensor:
         """X (H_bar + H_bar^T) + Y b_bar^T, without the column of ones: [*B, n, d]."""
         d = self._x.shape[-1]
         vectors = self._spectrum.vectors[..., :d, :].to(self._x.dtype)
-        bar: Tensor = turned.add_(self._y @ b.inside.mT) @ vectors.mT
+        bar: Tensor = _add_product(turned, self._y, b.inside.mT) @ vectors.mT
         if outside is not None:
             bar = bar + outside[..., :d]
         return bar if b.outside is None else bar + self._y @ b.outside[..., :d, :].mT
 
     def _trace(self, core: Tensor) -> Tensor:
-        """tr(D H_bar) within the span: [*B]."""
+        """tr(D (H_bar + H_bar^T)) within the span: [*B]."""
         trace = core.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not self._form.bias:
             return trace
@@ -153,8 +163,7 @@ class _Reverse:
         return trace - (axis @ core @ axis.mT)[..., 0, 0]
 
     def _core(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | float]:
-        """H_bar by blocks: U^T H_bar U [*B, r, r]; of H_bar + H_bar^T from U to the rest, [*B, r, D]; a trace."""
-        spectrum, r = self._spectrum, self._spectrum.vectors.shape[-1]
+        """H_bar + H_bar^T by blocks: within U [*B, r, r], from U to the rest [*B, r, D]; half the trace of the rest."""
         parts, bars = (
             [None if p is None else p.to(dtype) for p in side] for side in (self._parts, self._bars)
         )
@@ -164,24 +173,14 @@ class _Reverse:
             for j, a in enumerate(parts)
             if g is not None and a is not None
         }
-        rule = self._rule
-        pairs = differences(rule.step(spectrum.values), rule.slope(), self._form.steps, dtype, list(terms))
-        core: Any = None
-        cross: Any = None
-        rest: Any = 0.0
-        for place, (g, a) in terms.items():
-            f = pairs[place]
-            block = (g.inside @ a.inside.mT).mul_(f[..., :r, :r])
-            core = block if core is None else core.add_(block)
-            if g.outside is None:
-                continue
-            edge = f[..., :r, r:]
-            sides = (edge * a.inside) @ g.outside.mT
-            if a.outside is not None:
-                sides = sides + (edge * g.inside) @ a.outside.mT
-                rest = rest + f[..., r, r] * (g.outside * a.outside).sum((-2, -1))
-            cross = sides if cross is None else cross + sides
-        return core, cross, rest
+        products = {place: g.inside @ a.inside.mT for place, (g, a) in terms.items()}
+        values, r = self._spectrum.values, self._spectrum.vectors.shape[-1]
+        rule, steps = self._rule, self._form.steps
+        core = weighted(rule.step(values[..., :r]), rule.slope(), steps, products)
+        if not self._spectrum.partial:
+            return core, None, 0.0
+        edges = differences(rule.step(values), rule.step(values[..., r:]), rule.slope(), steps, dtype)
+        return core, *_beyond(terms, edges)
 
     def _settings_bars(self, wanted: Sequence[bool]) -> list[Tensor | None]:
         """lr_bar, momentum_bar and decay_bar, by autograd through the powers."""
@@ -202,6 +201,46 @@ class _Reverse:
         found = iter(torch.autograd.grad(value, asked, allow_unused=True, materialize_grads=True))
         bars = [None if leaf is None else next(found) for leaf in leaves]
         return [bar if need else None for bar, need in zip(bars, wanted, strict=True)]
+
+
+def coordinates_kept(n: int, width: int) -> bool:
+    """Whether the forward half makes X U, by which U^T X^T S Y is one thin product, and keeps it for the reverse half.
+
+    By the sizes alone: whether a gradient needs it must not change how the value is rounded.
+    """
+    return n <= 2 * width
+
+
+def _targets(spectrum: Spectrum, x: Tensor, rows: Tensor | None, y: Tensor) -> Parts:
+    """The parts of b = x^T y; rows: x U, if there."""
+    if rows is None:
+        return split(spectrum, x.mT @ y, spanned=True)
+    return Parts(rows.mT @ y, None)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total += a b; torch has no one operation for any number of tasks."""
+    return total.addmm_(a, b) if total.ndim == 2 else total.add_(a @ b)
+
+
+def _beyond(
+    terms: Mapping[tuple[int, int], tuple[Parts, Parts]], edges: Pairs
+) -> tuple[Tensor, Tensor | float]:
+    """Of H_bar + H_bar^T what leads from U to the rest, [*B, r, D], and of H_bar the trace of the rest, [*B].
+
+    edges [*B, r + 1, 1]: the divided differences with the last eigenvalue, which is that of the rest.
+    """
+    cross: Any = None
+    trace: Any = 0.0
+    for place, (g, a) in terms.items():
+        assert g.outside is not None
+        edge, corner = edges[place][..., :-1, :], edges[place][..., -1, 0]
+        sides = (edge * a.inside) @ g.outside.mT
+        if a.outside is not None:
+            sides = sides + (edge * g.inside) @ a.outside.mT
+            trace = trace + corner * (g.outside * a.outside).sum((-2, -1))
+        cross = sides if cross is None else cross + sides
+    return cross, trace
 
 
 def _parts(spectrum: Spectrum, tensors: Sequence[Tensor | None]) -> list[Parts | None]:

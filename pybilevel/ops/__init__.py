@@ -20,6 +20,7 @@ from pybilevel.ops.optimizers import (
     optimizer_pullback,
     optimizer_step,
 )
+from pybilevel.ops.spectral import spectral_native, spectral_normal, spectral_pairs
 
 __all__ = [
     "OPTIMIZERS",
@@ -41,5 +42,8 @@ __all__ = [
     "parameters_size",
     "plain_graph",
     "predictions_size",
+    "spectral_native",
+    "spectral_normal",
+    "spectral_pairs",
     "state_size",
 ]
