@@ -125,12 +125,12 @@ def _peak_bytes(n: int, width: int, r: int, c: int, steps: int, velocity: bool, 
     times what was measured (from 12 x 24 to 1000 x 50, c = 2 to 100).
     """
     kept, sides = coordinates_kept(n, width), 2 if r < width else 1
-    start = 8 * (n * (width + c) + (2 * sides - 1) * r * width + 2 * r * r)
+    start = 8 * (n * (width + c) + sides * r * width + 2 * r * r)
     start += 8 * n * (c if item < 8 else 0) + 8 * n * (r if kept or r < width else 0)
     again = 0 if kept else 8 * n * (width + r)
     pairs = item * (n * r + (7 if velocity else 3) * r * r)
-    data = item * (n * (2 * r + width) + sides * r * width + r * r)
-    settings = item * n * r + 8 * r * (7 if velocity else 2) * products(steps)
+    data = item * (n * (2 * r + sides * width) + (2 * sides - 1) * r * width + r * r)
+    settings = item * n * r + 8 * r * (8 if velocity else 2) * products(steps)
     thin = 8 * (3 if velocity else 2) * sides * width * c + item * n * c
     return int(1.05 * (max(start, max(again, pairs, data, settings) + 8 * sides * r * width) + thin))
 
