@@ -69,6 +69,7 @@ PB_HD typename Team::Scalar inner(const Team& team, Index n, const typename Team
 // Whether no element is infinite or NaN, known to every worker.
 template <class Team>
 PB_HD bool all_finite(const Team& team, Index n, const typename Team::Scalar* x) {
+  if constexpr (requires { team.all_finite(n, x); }) return team.all_finite(n, x);
   typename Team::Scalar sum[1];
   team.template reduce<1>(n, sum, [=](Index i, typename Team::Lane(&sums)[1]) {
     const typename Team::Lane value = Team::load(x + i);

@@ -61,10 +61,11 @@ struct Term {
 
 // A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about
 // `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. A sum
-// of more than twice `bytes` is read from afar for every block: blocks then have about `tall` rows, if that is not 0. The
+// of more than twice `bytes` is read from afar for every block: blocks then have about `tall` rows, if that is not 0. A
+// pass that fetches the next block while it reads one a second time takes blocks of about `far` bytes, if that is not 0. The
 // cut decides the order of additions: it follows from the sizes and the kind of team, never from its number of workers.
 struct RowCut {
-  Index bytes, block, chunk, most, few, sums, tall = 0;
+  Index bytes, block, chunk, most, few, sums, tall = 0, far = 0;
 };
 
 // The cut of one data set: chunk i is the rows from i * chunk on, in blocks of `block` rows, the last of which may be short.
@@ -74,8 +75,8 @@ struct RowChunks {
 };
 
 // Sizes of one matrix product (see mix, row_sums and dots above), whether it adds to what is there, and hints to mix:
-// C is too large to be found in a cache when it is read next; what is read after B lies `ahead` scalars behind it (0: not
-// known). `rounded`: a team may make it in LinearParams::precision.
+// C is too large to be found in a cache when it is read next; what is read after B begins `ahead` scalars behind B's begin (0:
+// not known). `rounded`: a team may make it in LinearParams::precision.
 struct Shape {
   Index p, q, r;
   bool accumulate = false;

@@ -3,7 +3,7 @@
 //   mix   C[p, q] (+)= sum_r A(p, r) B[r, q]     packs along q: rows of B scaled and added (cpu/mix.hpp)
 //   dots  C(p, r) (+)= sum_q A[p, q] B[r, q]     packs along q: inner products of rows; along r where A has many rows
 //                                                (cpu/packed.hpp)
-//   gram  C(p, r) = sum_q A[p, q] A[r, q]        half of them
+//   gram  C(p, r) = sum_q A[p, q] A[r, q]        half of them (cpu/gram.hpp)
 //
 // Every output is summed in an order that follows from the sizes, and not from r, which threads may share.
 #pragma once
@@ -184,40 +184,6 @@ inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
     dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
   }
 }
-
-// A A^T [n, n], sums of q: blocks of columns, each from the diagonal down, and what lies above is a mirror image. Makes
-// the blocks [begin, end), which write nothing of each other's.
-template <class T>
-struct Gram {
-  static constexpr Index kLanes = PackOf<T>::lanes;
-  using Tile = DotsTile<T, 8 / kLanes, kLanes>;
-
-  static bool packs(Index n) { return n >= 48; }  // wide blocks waste more of the diagonal
-  static Index width(Index n) { return packs(n) ? PackedTile<T>::kColumns : kLanes; }
-  static Index blocks(Index n) { return ceil_div(n, width(n)); }
-
-  static void run(Index n, Index q, Matrix<const T> a, Strided<T> c, Index begin, Index end) {
-    const Index width = Gram::width(n);
-    for (Index r = begin * width; r < n && r < end * width; r += width) {
-      const Index columns = n - r < width ? n - r : width;
-      const Shape shape{n - r, q, columns};
-      const Matrix<const T> rows{a[r], a.row};
-      const Strided<T> out{c.data + r * (c.row + c.column), c.row, c.column};
-      packs(n) ? dots_packed<T>(shape, rows, rows, out) : dots_by<Tile, T>(shape, rows, rows, out);
-      mirror(columns, n - r, columns, out);
-    }
-  }
-
- private:
-  // C(j, i) = C(i, j) for first <= i < n, j < columns.
-  static void mirror(Index first, Index n, Index columns, Strided<T> c) {
-    if (c.column == 1)
-      return transpose<T>(n - first, columns, {c.data + first * c.row, c.row}, {c.data + first, c.row});
-    for (Index i = first; i < n; ++i) {
-      for (Index j = 0; j < columns; ++j) c.data[j * c.row + i * c.column] = c.data[i * c.row + j * c.column];
-    }
-  }
-};
 
 // out[p] (+)= sum_q A[p, q].
 template <class T>

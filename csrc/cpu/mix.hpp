@@ -21,17 +21,18 @@ struct MixTile {
   static constexpr int kWide = kPackRegisters >= 32 ? 3 : 2;  // packs of the last tile, where sums are kLong
   static constexpr Index kLong = 16;
 
-  // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
+  // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole). Meanwhile the cache lines from `ahead`
+  // on are fetched, `line` scalars apart, one a row of B: all at once, they would be waited for.
   template <int P, int Q>
   PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s,
-                            Index part) {
+                            Index part, const T* ahead, Index line) {
     constexpr Index lanes = PackOf<T>::lanes;
     const bool whole = part == lanes;
     Pack<T> sum[P][Q] = {};
     const T* b_row = b.data;
     if (whole) {
-      for (Index r = 0; r < r_count; ++r, b_row += b.row) {
-        __builtin_prefetch(b_row + s.ahead, 0, 2);  // into the second-level cache: the first one is in use
+      for (Index r = 0; r < r_count; ++r, b_row += b.row, ahead += line) {
+        __builtin_prefetch(ahead, 0, 2);  // into the second-level cache: the first one is in use
         Pack<T> packs[Q];
 #pragma GCC unroll 8
         for (int j = 0; j < Q; ++j) packs[j] = load_pack(b_row + j * lanes);
@@ -73,13 +74,15 @@ struct MixTile {
   static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
     constexpr Index lanes = PackOf<T>::lanes;
     const Index wide = s.r < kLong ? kPacks : kWide, part = s.q % lanes, whole = s.q - part;
+    const Index line = s.ahead != 0 ? 64 / static_cast<Index>(sizeof(T)) : 0;
+    const T* ahead = b.data + s.ahead;
     Index q = 0;
-    for (; q + wide * lanes < whole; q += kPacks * lanes)
-      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
+    for (; q + wide * lanes < whole; q += kPacks * lanes, ahead += s.r * line)
+      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes, ahead, line);
     with_constant<kWide>((whole - q) / lanes, [&](auto packs) {
-      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes);
+      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes, ahead, line);
     });
-    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part);
+    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part, ahead, line);
   }
 
   // Whether every whole pack of C may bypass the caches.
@@ -97,7 +100,7 @@ struct PanelTile {
   static constexpr Index kLongest = 128;                                    // rows of B
 
   static bool fits(const Shape& s) {
-    const bool hinted = s.stream || s.ahead > 0, one_block = s.p == 5 || s.p == 6;  // of a MixTile
+    const bool hinted = s.stream || s.ahead != 0, one_block = s.p == 5 || s.p == 6;  // of a MixTile
     return kPackRegisters < 32 && !hinted && !one_block && s.r > 0 && s.r <= kLongest &&
            s.q >= kLeast * kLanes;
   }

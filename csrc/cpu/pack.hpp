@@ -67,7 +67,7 @@ inline void stream_pack(T* p, Pack<T> x) {
 #endif
 }
 
-// The first `count` scalars, zeros behind; no other is touched.
+// The first `count` < lanes scalars, zeros behind; no other is touched.
 #if defined(__AVX512VL__)
 
 inline Pack<float> load_part(const float* p, Index count) {
@@ -95,11 +95,29 @@ inline Pack<float> load_part(const float* p, Index count) {
 inline Pack<double> load_part(const double* p, Index count) {
   return _mm256_maskload_pd(p, part_mask(count, 2));
 }
+// By halves: a masked store is a long program on some processors (AMD's Zen, up to the third).
 inline void store_part(float* p, Pack<float> x, Index count) {
-  _mm256_maskstore_ps(p, part_mask(count, 1), x);
+  __m128 part = _mm256_castps256_ps128(x);
+  if (count & 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps(x, 1);
+    p += 4;
+  }
+  if (count & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (count & 1) _mm_store_ss(p, part);
 }
 inline void store_part(double* p, Pack<double> x, Index count) {
-  _mm256_maskstore_pd(p, part_mask(count, 2), x);
+  __m128d part = _mm256_castpd256_pd128(x);
+  if (count & 2) {
+    _mm_storeu_pd(p, part);
+    part = _mm256_extractf128_pd(x, 1);
+    p += 2;
+  }
+  if (count & 1) _mm_store_sd(p, part);
 }
 
 #else

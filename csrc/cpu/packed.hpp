@@ -114,7 +114,7 @@ struct PackedTile {
         const bool whole = rows == kLanes && count == kLanes;
         const Matrix<const T> from{b[i] + r, b.row};
         const Matrix<T> to{panel + r * kColumns + i, kColumns};
-        whole ? transpose_block(from, to) : transpose_square<T>(rows, count, from, to, true);
+        whole ? transpose_block(from, to) : transpose_square<T>(rows, count, from, to, kLanes);
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/team.hpp"
+#include "cpu/gram.hpp"
 #include "cpu/matmul.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/parallel.hpp"
@@ -13,8 +14,9 @@
 namespace pb::inline PB_ISA {
 
 // As many rows as stay in the first-level cache between the two passes over them; about 96 where the model fills that cache
-// alone, so that it is read from afar less often.
-inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96};
+// alone, so that it is read from afar less often. Where the next block is fetched meanwhile, two of them stay in a second-level
+// cache of 256 kB: long sums gain more than it costs to find their rows there.
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96, 96 << 10};
 
 // The plain loops of a team that is one thread.
 struct OneThread {
@@ -45,6 +47,19 @@ struct Solo : OneThread {
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
   static bool vanishes(T x) { return x == 0; }
+
+  // Of whole packs; by sums that do not wait for each other.
+  static bool all_finite(Index n, const T* x) {
+    constexpr int most = 4;
+    Lane sums[most] = {};
+    Index i = 0;
+    for (; i + most * kLanes <= n; i += most * kLanes) {
+#pragma GCC unroll 4
+      for (int k = 0; k < most; ++k) sums[k] += load(x + i + k * kLanes) - load(x + i + k * kLanes);
+    }
+    for (; i < n; i += kLanes) sums[0] += load(x + i) - load(x + i);
+    return sum_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) == 0;
+  }
 
   template <class E>
   static Vector<E> series(const Batch<E>& batch, Index task) {

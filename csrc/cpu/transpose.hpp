@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "core/constant.hpp"
 #include "core/team.hpp"
 #include "cpu/pack.hpp"
 
@@ -28,10 +29,10 @@ PB_INLINE void turn(Pack<T> (&x)[PackOf<T>::lanes]) {
   if constexpr (Width > 1) turn<T, Width / 2>(x);
 }
 
-// b[j][i] = a[i][j] for i < m <= lanes, j < n <= lanes. With `room`, whole packs are written: what is beyond m
-// is the beginning of the rows that follow, which are written later.
+// b[j][i] = a[i][j] for i < m <= lanes, j < n <= lanes. Of the first `roomy` rows of b whole packs are written: what is
+// beyond m is the beginning of the rows that follow, which are written later.
 template <class T>
-inline void transpose_square(Index m, Index n, Matrix<const T> a, Matrix<T> b, bool room) {
+inline void transpose_square(Index m, Index n, Matrix<const T> a, Matrix<T> b, Index roomy) {
   constexpr int lanes = PackOf<T>::lanes;
   Pack<T> x[lanes];
 #pragma GCC unroll 8
@@ -42,7 +43,7 @@ inline void transpose_square(Index m, Index n, Matrix<const T> a, Matrix<T> b, b
 #pragma GCC unroll 8
   for (int j = 0; j < lanes; ++j) {
     if (j >= n) break;
-    if (m == lanes || room) {
+    if (m == lanes || j < roomy) {
       store_pack(b[j], x[j]);
     } else {
       store_part(b[j], x[j], m);
@@ -51,14 +52,17 @@ inline void transpose_square(Index m, Index n, Matrix<const T> a, Matrix<T> b, b
 }
 
 #ifdef __AVX__
-// b[j][i] = a[i][j] for i, j < lanes. Halves of rows are paired as they are loaded, which is no work for the units that
-// permute: what is left to turn are squares within the halves of a register, two permutations a row.
+// b[j][i] = a[i][j] for i, j < lanes; of a's M rows the last is repeated. Halves of rows are paired as they are loaded, which
+// is no work for the units that permute: what is left to turn are squares within the halves of a register, two permutations
+// a row.
+template <int M = 8>
 PB_INLINE void transpose_block(Matrix<const float> a, Matrix<float> b) {
+  const auto row = [&](int i) { return a[i < M ? i : M - 1]; };
 #pragma GCC unroll 2
   for (int half = 0; half < 8; half += 4) {
     __m256 x[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) x[i] = _mm256_loadu2_m128(a[i + 4] + half, a[i] + half);
+    for (int i = 0; i < 4; ++i) x[i] = _mm256_loadu2_m128(row(i + 4) + half, row(i) + half);
     const __m256 low0 = _mm256_unpacklo_ps(x[0], x[1]), high0 = _mm256_unpackhi_ps(x[0], x[1]);
     const __m256 low1 = _mm256_unpacklo_ps(x[2], x[3]), high1 = _mm256_unpackhi_ps(x[2], x[3]);
     _mm256_storeu_ps(b[half], _mm256_shuffle_ps(low0, low1, 0x44));
@@ -67,19 +71,22 @@ PB_INLINE void transpose_block(Matrix<const float> a, Matrix<float> b) {
     _mm256_storeu_ps(b[half + 3], _mm256_shuffle_ps(high0, high1, 0xee));
   }
 }
+template <int M = 4>
 PB_INLINE void transpose_block(Matrix<const double> a, Matrix<double> b) {
+  const auto row = [&](int i) { return a[i < M ? i : M - 1]; };
 #pragma GCC unroll 2
   for (int half = 0; half < 4; half += 2) {
-    const __m256d x = _mm256_loadu2_m128d(a[2] + half, a[0] + half),
-                  y = _mm256_loadu2_m128d(a[3] + half, a[1] + half);
+    const __m256d x = _mm256_loadu2_m128d(row(2) + half, row(0) + half),
+                  y = _mm256_loadu2_m128d(row(3) + half, row(1) + half);
     _mm256_storeu_pd(b[half], _mm256_unpacklo_pd(x, y));
     _mm256_storeu_pd(b[half + 1], _mm256_unpackhi_pd(x, y));
   }
 }
 #else
-template <class T>
+template <int M = 0, class T>
 PB_INLINE void transpose_block(Matrix<const T> a, Matrix<T> b) {
-  transpose_square<T>(PackOf<T>::lanes, PackOf<T>::lanes, a, b, true);
+  constexpr int lanes = PackOf<T>::lanes;
+  transpose_square<T>(M > 0 ? M : lanes, lanes, a, b, lanes);
 }
 #endif
 
@@ -93,18 +100,30 @@ PB_NOINLINE void transpose_whole(Index m, Index n, Matrix<const T> a, Matrix<T> 
   }
 }
 
+// Few rows, m < lanes, to rows without gaps: all but the last are written by whole packs, each of which begins the row behind.
+template <class T>
+PB_NOINLINE void transpose_few(Index m, Index n, Matrix<const T> a, Matrix<T> b) {
+  constexpr Index lanes = PackOf<T>::lanes;
+  const Index roomy = n - ceil_div(lanes, m) + 1;  // rows that have as much as a pack from their begin on
+  Index j = 0;
+  with_constant<lanes - 1>(m, [&](auto M) {
+    for (; j + lanes <= roomy; j += lanes)
+      transpose_block<decltype(M)::value>(Matrix<const T>{a.data + j, a.row}, Matrix<T>{b[j], b.row});
+  });
+  for (; j < n; j += lanes)
+    transpose_square<T>(m, n - j < lanes ? n - j : lanes, {a.data + j, a.row}, {b[j], b.row}, roomy - j);
+}
+
 // b[j][i] = a[i][j] for i < m, j < n.
 template <class T>
 inline void transpose(Index m, Index n, Matrix<const T> a, Matrix<T> b) {
   constexpr Index lanes = PackOf<T>::lanes;
   if (m % lanes == 0 && n % lanes == 0) return transpose_whole<T>(m, n, a, b);
-  const bool gapless = m < lanes && b.row == m;
+  if (m > 0 && m < lanes && b.row == m) return transpose_few<T>(m, n, a, b);
   for (Index i = 0; i < m; i += lanes) {
-    for (Index j = 0; j < n; j += lanes) {
-      const bool room = gapless && (n - j - lanes) * m >= lanes;  // a pack behind the square is still in b
+    for (Index j = 0; j < n; j += lanes)
       transpose_square<T>(m - i < lanes ? m - i : lanes, n - j < lanes ? n - j : lanes, {a[i] + j, a.row},
-                          {b[j] + i, b.row}, room);
-    }
+                          {b[j] + i, b.row}, 0);
   }
 }
 

@@ -25,7 +25,7 @@ class LinearOuter {
       : params_(params),
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.query, params.classes, reverse),
-        sweep_(arena, params.query.rows, params.features, head_.size()) {
+        sweep_(arena, params.query.rows, params.features, head_.size(), 0, true) {
     if (reverse) residual_ = arena.take<T>(residuals_size());
     values_ = arena.take<T>(rows_.stride());
   }
@@ -54,8 +54,8 @@ class LinearOuter {
         Team::store(values_ + first + i, rows_.evaluate(first + i));
         if (wanted) rows_.residual(first + i, {residual + i, stride});
       });
-      // This block comes out of a cache, scores() has just read it: the block after the next can be fetched meanwhile.
-      if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, 2 * rows * x.row);
+      // This block comes out of a cache, scores() has just read it: the next one can be fetched meanwhile.
+      if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, ahead(first, rows));
     });
     T total[1];
     team.template reduce<1>(rows_.count(), total,
@@ -103,6 +103,12 @@ class LinearOuter {
   }
 
  private:
+  // From where a block begins to where the next one does, or the next task's first; 0 where rows have gaps.
+  PB_HD Index ahead(Index first, Index rows) const {
+    if (x_.row != params_.features) return 0;
+    return first + rows < rows_.count() ? rows * x_.row : params_.query.x.task - first * x_.row;
+  }
+
   PB_HD Index residuals_size() const { return params_.classes * rows_.stride(); }
 
   PB_HD void locate(const Team& team, Index task) {

@@ -16,10 +16,10 @@ class LinearSweep {
   static constexpr RowCut kCut = Team::kRowCut;
 
   // `size` scalars of a sum; behind each partial one are `scratch` scalars for whatever a block needs.
-  PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0)
+  PB_HD LinearSweep(Arena& arena, Index rows, Index features, Index size, Index scratch = 0, bool far = false)
       : rows_(rows),
         size_(size),
-        block_(block_rows(rows, features, size)),
+        block_(far ? far_rows(rows, features, size) : block_rows(rows, features, size)),
         chunks_(count_chunks(rows, size)),
         distance_(size + scratch),
         partial_(arena.take<T>(chunks_ * distance_)) {}
@@ -33,6 +33,15 @@ class LinearSweep {
       return round_up(ceil_div(chunk, blocks), unit);
     }
     return fit < unit ? unit : fit < kCut.block ? fit / unit * unit : kCut.block;
+  }
+
+  // The same of a pass that fetches the next block while it reads one: see RowCut.
+  PB_HD static Index far_rows(Index rows, Index features, Index size) {
+    const Index unit = 64 / static_cast<Index>(sizeof(T)), least = block_rows(rows, features, size);
+    const Index fit = kCut.far / (features * Index(sizeof(T)));
+    if (fit <= least) return least;
+    const Index chunk = ceil_div(rows + 1, count_chunks(rows, size));
+    return round_up(ceil_div(chunk, ceil_div(chunk, fit)), unit);
   }
 
   // How run() cuts such a data set. Whoever wants it keeps it: a member more here, and a CUDA kernel spills.
