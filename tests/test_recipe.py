@@ -17,6 +17,8 @@ import pybilevel as pb
 from pybilevel.engine import fused as engine
 from pybilevel.engine import layout as layouts
 from pybilevel.engine import recipe
+from pybilevel.objectives import meta
+from pybilevel.ops.node import remembered_unrolls
 
 pytestmark = pytest.mark.usefixtures("recipes")
 
@@ -114,6 +116,12 @@ def objective(x=X, lr=0.1, **options):
     return pb.ho_objective(problem, problem, steps=3, optimizer=pb.SGD(lr), **options)
 
 
+def adapt(x=X, y=Y, lr=0.1, **options):
+    """The losses of an `ml_objective`."""
+    options = {"steps": 3, "num_classes": 2, **options}
+    return pb.ml_objective(x, y, x, y, optimizer=pb.SGD(lr), **options).loss
+
+
 OTHER_FORMS = {
     "shape": {"x": torch.randn(3, 5, 6)},
     "tasks": {"x": torch.randn(2, 5, 4), "y": Y[:2]},
@@ -193,13 +201,13 @@ NOT_REMEMBERED = {
 @pytest.mark.parametrize("name", NOT_REMEMBERED)
 def test_what_is_not_remembered(name):
     NOT_REMEMBERED[name]()
-    assert not recipe._recipes
+    assert not remembered_unrolls()
 
 
 def test_nor_inference():
     with torch.inference_mode():
         solve()
-    assert not recipe._recipes
+    assert not remembered_unrolls()
     assert solve(X.clone().requires_grad_()).requires_grad
 
 
@@ -207,7 +215,7 @@ def test_no_more_than_some_are_kept(monkeypatch):
     monkeypatch.setattr(recipe, "KEPT", 2)
     for steps in (1, 2, 3, 4, 5):
         solve(steps=steps)
-        assert 1 <= len(recipe._recipes) <= 2
+        assert 1 <= remembered_unrolls() <= 2 and 1 <= len(recipe._families) <= 2
 
 
 WRONG = {
@@ -234,7 +242,51 @@ def chosen(loss):
     return pb.unroll(Chosen(loss, X, torch.eye(2)[Y]), steps=3, optimizer=pb.SGD(0.1))
 
 
+ADAPTED = {
+    "usual": {},
+    "classes counted": {"num_classes": None},
+    "classes that are a float": {"num_classes": 2.0},
+    "a third class": {"num_classes": 3},
+    "a label too much": {"y": Y + 1},
+    "a label too little": {"y": Y - 1},
+    "labels counted": {"y": Y + 1, "num_classes": None},
+    "short labels": {"y": Y.short()},
+    "labels of one task": {"y": Y[:1]},
+    "targets": {"y": torch.eye(2)[Y], "num_classes": None},
+    "targets, too many classes": {"y": torch.eye(2)[Y], "num_classes": 3},
+    "squared": {"loss": "squared_error"},
+    "squared, one output": {"loss": "squared_error", "y": Y.float(), "num_classes": None},
+    "another loss": {"loss": "hinge"},
+    "a list of losses": {"loss": ["cross_entropy"]},
+    "l2": {"l2": 0.1},
+    "l2 a tensor": {"l2": torch.tensor(0.1)},
+    "l2 a tensor that learns": {"l2": torch.tensor(0.1, requires_grad=True)},
+    "l2 in double precision": {"l2": torch.tensor(0.1).double()},
+    "l2 below zero": {"l2": -0.1},
+    "l2 a tensor below zero": {"l2": torch.tensor(-0.1)},
+    "l2 is true": {"l2": True},
+    "l2 is a word": {"l2": "0.1"},
+    "weights": {"weights": torch.ones(3, 5)},
+    "weights below zero": {"weights": -torch.ones(3, 5)},
+    "query weights that are no number": {"query_weights": torch.full((3, 5), torch.nan)},
+    "weights that are a number": {"weights": 1.0},
+    "bias is 1": {"bias": 1},
+    "no bias": {"bias": False},
+    "w0": {"w0": torch.ones(3, 5, 2)},
+    "w0 in half precision": {"w0": torch.ones(3, 5, 2).half()},
+    "w0 a number": {"w0": 1.0},
+    "half precision": {"x": X.half()},
+    "x no tensor": {"x": X.tolist()},
+    "x sparse": {"x": X.to_sparse()},
+    "a list of step sizes": {"lr": [0.1, 0.1, 0.1]},
+    "too many step sizes": {"lr": torch.full((4,), 0.1)},
+    "as many": {"lr": torch.full((3,), 0.1)},
+    "steps is a bool": {"steps": True},
+    "generic": {"backend": "generic"},
+}
+
 OTHERS = {
+    **{f"adapt: {name}": partial(adapt, **options) for name, options in ADAPTED.items()},
     "half w0": lambda: solve(w0=torch.ones(3, 5, 2).half()),
     "float w0": lambda: solve(w0=torch.ones(3, 5, 2)),
     "w0 is an empty list": lambda: solve(w0=[]),
@@ -292,9 +344,9 @@ def test_a_long_plan_is_not_kept(monkeypatch):
     x = X.clone().requires_grad_()
     monkeypatch.setattr(recipe, "LONGEST", 10)
     solve(x, steps=20)
-    assert not recipe._recipes
+    assert not remembered_unrolls()
     solve(x, steps=2)
-    assert recipe._recipes
+    assert remembered_unrolls()
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -305,6 +357,20 @@ def test_errors_are_those_of_a_first_call(name):
     solve(w0=torch.zeros(3, 5, 2))
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_tasks_are_adapted_without_problems():
+    expected = adapt(X + 1)
+    with mock.patch.object(meta, "problem_pair", side_effect=AssertionError):
+        assert torch.equal(adapt(X + 1), expected)
+        adapt(lr=0.2)
+
+
+def test_labels_are_looked_at_all_the_same():
+    adapt()
+    for wrong in (Y + 1, Y - 1, Y.short() + 1):
+        with pytest.raises(ValueError, match="y holds the label"):
+            adapt(y=wrong)
 
 
 def test_divergence_is_an_error():

@@ -12,21 +12,51 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 
 #include <array>
+#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "ops/linear_call.hpp"
+#include "ops/sum_tasks.hpp"
 #include "ops/unroll_constants.hpp"
 
 namespace pb {
 
 using FlatTensors = std::array<std::optional<at::Tensor>, kTensors>;
+
+// Whether operations on a tensor are somebody's to see: it has no memory of its own.
+inline bool is_traced(const at::Tensor& t) { return t.key_set().has(at::DispatchKey::Python); }
+
+// Views for code below autograd. torch's take 1 us each and as many cold cache lines, this one a tenth.
+inline at::Tensor strided_view(const at::Tensor& t, at::IntArrayRef sizes, at::IntArrayRef strides) {
+  if (is_traced(t)) return t.as_strided(sizes, strides);
+  auto view = t.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), false);
+  view->set_sizes_and_strides(sizes, strides);
+  return at::Tensor(std::move(view));
+}
+
+inline at::Tensor expanded_view(const at::Tensor& t, at::IntArrayRef sizes) {
+  const auto [shape, strides] = at::inferExpandGeometry_dimvector(t.sizes(), t.strides(), sizes);
+  return strided_view(t, shape, strides);
+}
+
+inline at::Tensor reshaped(const at::Tensor& t, at::IntArrayRef sizes) {
+  return t.sizes() == sizes ? t : t.reshape(sizes);
+}
+
+// A zero, [1].
+inline at::Tensor zero(const at::TensorOptions& options) {
+  at::Tensor one = at::empty({1}, options);
+  if (!one.is_cpu() || is_traced(one)) return one.zero_();
+  std::memset(one.mutable_data_ptr(), 0, one.nbytes());
+  return one;
+}
 
 // The tensors of a call as the caller has them, undefined where there is none.
 class GivenTensors {
@@ -45,7 +75,7 @@ class GivenTensors {
     for (std::size_t i = 0; i < kTensors; ++i) {
       if (all_[i].defined()) flat[i] = is_setting(i) ? expanded(all_[i]) : flattened_input(all_[i], i);
     }
-    if (!flat[kL2]) flat[kL2] = at::zeros({1}, all_[0].options()).expand({count_});
+    if (!flat[kL2]) flat[kL2] = expanded_view(zero(all_[0].options()), {count_});
     if (all_.size() > kTensors) flat[kW0] = joined();
     return flat;
   }
@@ -77,8 +107,7 @@ class GivenTensors {
     std::vector<at::Tensor> found(all_.size());
     for (std::size_t i = 0; i < kTensors; ++i) {
       if (!needs[i]) continue;
-      const bool expanded = is_setting(i) || i == kL2;
-      found[i] = expanded ? at::sum_to(restored(flat[i]), all_[i].sizes()) : flat[i].reshape(all_[i].sizes());
+      found[i] = is_setting(i) || i == kL2 ? summed(flat[i], all_[i]) : reshaped(flat[i], all_[i].sizes());
     }
     if (all_.size() > kTensors) split(flat[kW0], needs, found);
     return found;
@@ -88,7 +117,7 @@ class GivenTensors {
   static bool is_setting(std::size_t i) { return i >= kSetting0 && i < kSetting0 + kMaxSettings; }
 
   at::Tensor flattened_input(const at::Tensor& t, std::size_t i) const {
-    if (i == kL2 && t.dim() == 0) return t.expand({count_});
+    if (i == kL2 && t.dim() == 0) return expanded_view(t, {count_});
     if (i == kBuffers0) return t;
     return flattened(t.is_floating_point() ? t : t.to(at::kLong));
   }
@@ -97,7 +126,18 @@ class GivenTensors {
   at::Tensor expanded(const at::Tensor& setting) const {
     at::DimVector shape(tasks_);
     shape.push_back(constants_.steps);
-    return flattened(setting.expand(shape));
+    return flattened(expanded_view(setting, shape));
+  }
+
+  // The cotangent of a tensor that was expanded, from that of the expanded one, [B, T] or [B].
+  at::Tensor summed(const at::Tensor& flat, const at::Tensor& given) const {
+    const Index steps = flat.dim() > 1 ? flat.size(1) : 1;
+    const bool a_step = steps > 1 && given.dim() > 0 && given.size(-1) == steps;
+    const bool a_task = given.numel() == count_ * (a_step ? steps : 1);
+    if (flat.is_cpu() && !is_traced(flat) && (a_task || given.numel() == (a_step ? steps : 1))) {
+      return reshaped(sum_axes(flat, count_, steps, !a_task, !a_step), given.sizes());
+    }
+    return at::sum_to(restored(flat), given.sizes());
   }
 
   at::TensorList leaves() const { return at::TensorList(all_).slice(kTensors); }

@@ -121,8 +121,8 @@ class LinearCall {
 };
 
 // How many leading arguments of the schema are tensors, and may have cotangents.
-inline constexpr std::size_t kTensors = 9 + kMaxSettings, kL2 = 3, kW0 = 4, kBuffers0 = 5, kSetting0 = 6,
-                             kQuery = kSetting0 + kMaxSettings;
+inline constexpr std::size_t kTensors = 9 + kMaxSettings, kLabels = 1, kL2 = 3, kW0 = 4, kBuffers0 = 5,
+                             kSetting0 = 6, kQuery = kSetting0 + kMaxSettings;
 
 // Where the cotangents go, in the order of the schema's tensors.
 template <class T>
@@ -158,14 +158,14 @@ class LinearGradients {
     const std::array<std::optional<at::Tensor>, kTensors> inputs{
         in.x,  in.y,  in.weights, in.l2, in.w0,      in.buffers0, *s[0],
         *s[1], *s[2], *s[3],      *s[4], in.query_x, in.query_y,  in.query_weights};
+    const auto options = in.x.options();
     for (std::size_t i = 0; i < kTensors; ++i) {
       wanted_[i] = needs[i] && inputs[i] && inputs[i]->is_floating_point();
-      const auto options = in.x.options();
-      // Settings are written step by step, and a truncated plan leaves some steps at zero.
-      const bool setting = i >= kSetting0 && i < kSetting0 + kMaxSettings;
-      grads_[i] = !wanted_[i] ? at::empty({0}, options)
-                  : setting   ? at::zeros(inputs[i]->sizes(), options)
-                              : empty_recycled(inputs[i]->sizes(), options);
+      // Settings are written step by step, of which a truncated plan leaves some out.
+      const bool some_steps = in.truncated() && i >= kSetting0 && i < kSetting0 + kMaxSettings;
+      grads_[i] = !wanted_[i]  ? at::empty({0}, options)
+                  : some_steps ? at::zeros(inputs[i]->sizes(), options)
+                               : empty_recycled(inputs[i]->sizes(), options);
     }
     if (in.shares_w0() && wanted_[kW0]) {
       shared_ = grads_[kW0];

@@ -1,6 +1,8 @@
 // The unrolling operators as a node of autograd's graph, for calls that nobody traces:
 //
 //   pybilevel::unroll_node      the forward half of linear_unroll or mlp_unroll, whose backward is their reverse half
+//   pybilevel::remember_unroll, unroll_again, remembered_unrolls, forget_unrolls
+//                               the same with the constants of an earlier call whose tensors looked alike
 //
 // pybilevel/ops/node.py documents the arguments. A node in Python costs 0.1 ms a call, torch.library's own more, and as
 // much again the views that give tensors one task dimension.
@@ -13,6 +15,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -20,6 +24,7 @@
 #include <vector>
 
 #include "ops/as_given.hpp"
+#include "ops/remembered.hpp"
 #include "ops/twice.hpp"
 
 namespace pb {
@@ -236,38 +241,99 @@ std::int64_t first_bad(const Tensor& status) {
   return bad;
 }
 
+// The tensors of a call as its node takes them.
+struct NodeTensors {
+  variable_list there;
+  std::int64_t present = 0;
+
+  NodeTensors(const c10::List<Optional>& tensors, at::TensorList w0) {
+    TORCH_CHECK_VALUE(tensors.size() == kTensors, "pybilevel: tensors must have ", kTensors, " entries");
+    for (std::size_t i = 0; i < kTensors; ++i) {
+      Optional tensor = tensors.get(i);
+      if (!tensor) continue;
+      TORCH_CHECK_VALUE(i != kW0, "pybilevel: w0 goes beside the other tensors");
+      there.push_back(*std::move(tensor));
+      present |= std::int64_t{1} << i;
+    }
+    there.insert(there.end(), w0.begin(), w0.end());
+  }
+
+  TensorForm form(std::int64_t family) const { return form_of(family, spread(there, present)); }
+
+  bool has(std::size_t i) const { return present >> i & 1; }
+
+  // The tensor of a place that is not empty.
+  const Tensor& operator[](std::size_t i) const {
+    return there[static_cast<std::size_t>(
+        std::popcount(static_cast<std::uint64_t>(present) & ((1u << i) - 1)))];
+  }
+
+  NodeResults run(const c10::intrusive_ptr<UnrollConstants>& constants) const {
+    std::pair<Tensor, Tensor> trajectory_and_status;
+    const variable_list found =
+        UnrollNode::apply(at::TensorList(there), present, constants, trajectory_and_status);
+    const auto& [trajectory, status] = trajectory_and_status;
+    return {found[0], found[1], found[2], found[3], trajectory, status, first_bad(status)};
+  }
+};
+
+// Whether y holds no class outside [0, classes), as far as it can be told without waiting for a device.
+bool in_range(const Tensor& y, Index classes) {
+  if (y.is_floating_point() || !y.is_cpu()) return true;
+  const Tensor rows = y.to(at::kLong).contiguous();
+  const auto* const begin = reinterpret_cast<const std::uint64_t*>(rows.const_data_ptr<std::int64_t>());
+  return std::all_of(
+      begin, begin + rows.numel(),
+      [limit = static_cast<std::uint64_t>(classes)](std::uint64_t label) { return label < limit; });
+}
+
 NodeResults unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
                         const std::vector<std::string>& names, const std::vector<double>& scales,
                         at::IntArrayRef numbers, const Tensor& plan, at::IntArrayRef sizes) {
-  TORCH_CHECK_VALUE(tensors.size() == kTensors, "pybilevel: tensors must have ", kTensors, " entries");
-  variable_list there;
-  std::int64_t present = 0;
-  for (std::size_t i = 0; i < kTensors; ++i) {
-    const Optional tensor = tensors.get(i);
-    if (!tensor) continue;
-    TORCH_CHECK_VALUE(i != kW0, "pybilevel: w0 goes beside the other tensors");
-    there.push_back(*tensor);
-    present |= std::int64_t{1} << i;
+  return NodeTensors(tensors, w0).run(constants_of(names, scales, numbers, plan, sizes));
+}
+
+NodeResults unroll_again(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
+                         bool look) {
+  const NodeTensors given(tensors, w0);
+  const auto constants = recall(given.form(family));
+  TORCH_CHECK_INDEX(constants, "pybilevel: no call of this form is remembered");
+  if (look) {
+    for (const std::size_t y : {kLabels, kQuery + kLabels}) {
+      TORCH_CHECK_INDEX(!given.has(y) || in_range(given[y], constants->classes),
+                        "pybilevel: a label is out of range");
+    }
   }
-  there.insert(there.end(), w0.begin(), w0.end());
-  std::pair<Tensor, Tensor> trajectory_and_status;
-  const variable_list found =
-      UnrollNode::apply(at::TensorList(there), present, constants_of(names, scales, numbers, plan, sizes),
-                        trajectory_and_status);
-  const auto& [trajectory, status] = trajectory_and_status;
-  return {found[0], found[1], found[2], found[3], trajectory, status, first_bad(status)};
+  return given.run(constants);
+}
+
+void remember_unroll(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
+                     std::int64_t most, const std::vector<std::string>& names,
+                     const std::vector<double>& scales, at::IntArrayRef numbers, const Tensor& plan,
+                     at::IntArrayRef sizes) {
+  remember(NodeTensors(tensors, w0).form(family), constants_of(names, scales, numbers, plan, sizes),
+           static_cast<std::size_t>(most));
 }
 
 }  // namespace
 
+#define PB_CONSTANTS "str[] names, float[] scales, int[] numbers, Tensor plan, int[] sizes"
+#define PB_NODE_RESULTS \
+  "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor status, int bad)"
+
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
-  m.def(
-      "unroll_node(Tensor?[] tensors, Tensor[] w0, str[] names, float[] scales, int[] numbers, Tensor plan, "
-      "int[] sizes) -> (Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor "
-      "status, int bad)");
+  m.def("unroll_node(Tensor?[] tensors, Tensor[] w0, " PB_CONSTANTS ") -> " PB_NODE_RESULTS);
+  m.def("unroll_again(Tensor?[] tensors, Tensor[] w0, int family, bool look) -> " PB_NODE_RESULTS);
+  m.def("remember_unroll(Tensor?[] tensors, Tensor[] w0, int family, int most, " PB_CONSTANTS ") -> ()");
+  m.def("remembered_unrolls() -> int", [] { return static_cast<std::int64_t>(remembered_forms()); });
+  m.def("forget_unrolls() -> ()", [] { forget_forms(); });
 }
 
 // for tensors of any device
-TORCH_LIBRARY_IMPL(pybilevel, CompositeImplicitAutograd, m) { m.impl("unroll_node", &unroll_node); }
+TORCH_LIBRARY_IMPL(pybilevel, CompositeImplicitAutograd, m) {
+  m.impl("unroll_node", &unroll_node);
+  m.impl("unroll_again", &unroll_again);
+  m.impl("remember_unroll", &remember_unroll);
+}
 
 }  // namespace pb

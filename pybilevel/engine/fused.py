@@ -1,5 +1,6 @@
 """The fused engine: a call on a linear problem or a perceptron, as one native operator each way."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils import _pytree as pytree
 from pybilevel import _C
 from pybilevel.engine import perceptron, recipe
 from pybilevel.engine.call import Call
+from pybilevel.engine.data import Data
 from pybilevel.engine.explanation import Explanation
 from pybilevel.engine.itinerary import native_plan_bytes
 from pybilevel.engine.layout import BUFFERS0, Layout, lay_out, restore
@@ -118,15 +120,20 @@ def unpack(w: Tensor, problem: Any, w0: Any) -> Any:
     return perceptron.part(w, w0, problem) if isinstance(problem, MLP) else w
 
 
-def recall(form: CallForm | None, inner: Any, outer: Problem | None) -> LinearResults | None:
-    """What `execute` returns for a call of a form that is remembered; None if it has none, or is not.
+def again(
+    inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any], look: bool = False
+) -> tuple[LinearResults | None, CallForm | None]:
+    """What `execute` returns for a call of a form that is remembered, or None; and its form, if it has one.
+
+    `look`: whether nobody has looked at the labels yet. None if one is out of range.
 
     Raises:
         DivergenceError: on CPU, if an iterate is not finite.
     """
-    if form is None or (found := recipe.recall(form)) is None:
-        return None
-    return _sound(found.run(form, inner, outer))
+    form = recipe.form_of(inner, outer, w0, options)
+    if form is None or (results := recipe.again(form, look)) is None:
+        return None, form
+    return _sound(results), form
 
 
 def execute(call: Call, outer: Problem | None) -> LinearResults:

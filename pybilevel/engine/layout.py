@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
+from pybilevel.engine.data import Data, given_inputs
 from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.engine.select import (
     Regime,
@@ -200,7 +201,13 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     native = OPTIMIZERS[optimizer.name]
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
     settings = native.ordered(call.settings)
-    inputs = given_inputs(problem, outer, call.w0, _initial_buffers(call, problem, buffers), settings)
+    inputs = given_inputs(
+        Data.of(problem),
+        None if outer is None else Data.of(outer),
+        call.w0,
+        _initial_buffers(call, problem, buffers),
+        settings,
+    )
     tasks, m = prod(problem.tasks), 0 if outer is None else outer.n
     form = Form(
         LinearSize(tasks, problem.n, m, problem.d, problem.c, call.steps),
@@ -217,18 +224,6 @@ def lay_out(call: Call, outer: LinearProblem | None) -> Layout:
     design_of = make_design if torch.compiler.is_compiling() else kept_design
     design = design_of(form, choose_coordinates, choose_regime)
     return Layout(call, outer, form, design, inputs, (optimizer.name, flags, buffers, call.start))
-
-
-def given_inputs(
-    problem: Problem,
-    outer: Problem | None,
-    w0: Any,
-    buffers: Tensor | None,
-    settings: Sequence[Tensor | None],
-) -> tuple[Any, ...]:
-    """The tensors of a call as the caller has them, in the order of the schema; that of the settings is their own."""
-    query = (None, None, None) if outer is None else (outer.x, outer.y, outer.weights)
-    return (problem.x, problem.y, problem.weights, problem.penalty, w0, buffers, *settings, *query)
 
 
 def wanted_of(inputs: Sequence[Any], linear: bool, nesterov: bool) -> Wanted:

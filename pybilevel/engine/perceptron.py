@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pybilevel.engine.call import Call
 from pybilevel.engine.cost import Wanted
+from pybilevel.engine.data import Data, given_inputs
 from pybilevel.engine.itinerary import Itinerary, Storage, one_way, storage_of
 from pybilevel.engine.layout import (
     BUFFERS0,
@@ -19,7 +20,6 @@ from pybilevel.engine.layout import (
     flat_data,
     flat_l2,
     flat_settings,
-    given_inputs,
     wanted_of,
 )
 from pybilevel.engine.select import FEW_TASKS, ROWS_WORK, Regime
@@ -138,7 +138,13 @@ def lay_out(call: Call, outer: MLP | None) -> MlpLayout:
     flags, buffers = native.bits(optimizer), native.kept(optimizer, call.settings)
     initial = _initial_buffers(call, problem, buffers)
     settings = native.ordered(call.settings)
-    inputs = given_inputs(problem, outer, pytree.tree_leaves(call.w0), initial, settings)
+    inputs = given_inputs(
+        Data.of(problem),
+        None if outer is None else Data.of(outer),
+        pytree.tree_leaves(call.w0),
+        initial,
+        settings,
+    )
     wanted = wanted_of(inputs, native.linear, bool(flags))
     inner = optimizer.name, flags, buffers, call.start
     return MlpLayout(call, problem, outer, wanted, choose_regime(problem), inputs, inner)

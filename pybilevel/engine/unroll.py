@@ -6,10 +6,11 @@ from typing import Any, Literal
 from pybilevel.engine import forward, fused, generic, implicit, spectral
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Backend, Call, Inner, Precision
-from pybilevel.engine.recipe import form_of
+from pybilevel.engine.data import Data
 from pybilevel.engine.state import State
 from pybilevel.methods import Forward, Implicit, Method, Reverse, Spectral
 from pybilevel.optimizers import Optimizer
+from pybilevel.problems import Problem
 from pybilevel.schedules import Schedule
 
 
@@ -104,12 +105,13 @@ def unroll(
     """
     form = None
     usual = randomness == "different" and not return_state
-    if usual and all(one is None for one in (hparams, batches, in_dims, state, callback)):
+    usual = usual and all(one is None for one in (hparams, batches, in_dims, state, callback))
+    if usual and isinstance(inner, Problem):
         given = {"method": method, "memory": memory, "backend": backend, "precision": precision}
-        form = form_of(inner, None, w0, {"steps": steps, "optimizer": optimizer, **given})
-    results = fused.recall(form, inner, None)
-    if results is not None:
-        return fused.unpack(results.w, inner, w0)
+        asked = {"steps": steps, "optimizer": optimizer, **given}
+        results, form = fused.again(Data.of(inner), None, w0, asked)
+        if results is not None:
+            return fused.unpack(results.w, inner, w0)
     call = normalise(
         inner,
         w0,

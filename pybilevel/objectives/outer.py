@@ -8,7 +8,7 @@ from pybilevel.checks import check_same
 from pybilevel.engine import fused
 from pybilevel.engine.arguments import normalise
 from pybilevel.engine.call import Call
-from pybilevel.engine.recipe import form_of
+from pybilevel.engine.data import Data
 from pybilevel.engine.unroll import dispatch
 from pybilevel.errors import BackendError
 from pybilevel.problems import MLP, LinearProblem, Problem
@@ -51,8 +51,7 @@ def pair_up(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Pair:
 
 def evaluate(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Evaluation:
     """Unroll `inner` and evaluate `outer` at w_T; arguments and errors are those of `pair_up`."""
-    form = form_of(inner, outer, w0, options)
-    results = fused.recall(form, inner, outer)
+    results, form = fused.again(Data.of(inner), Data.of(outer), w0, options)
     if results is None:
         pair = pair_up(inner, outer, w0, **options)
         call, outer = pair.call, pair.outer

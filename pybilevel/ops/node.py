@@ -7,6 +7,12 @@ A call that is traced has the node that `register` gives the forward operator. A
     pybilevel::unroll_node(tensors? [TENSORS], w0 [leaf], names, scales, numbers, plan, sizes)
         -> as the operator returns, and the first bad step of all tasks, or -1
 
+    pybilevel::remember_unroll(tensors, w0, family, most, names, scales, numbers, plan, sizes)
+    pybilevel::unroll_again(tensors, w0, family, look)
+        -> the same, of a call whose tensors look like those of an earlier one and whose family, a number for all that
+           is no tensor, is the same
+    pybilevel::forget_unrolls(); pybilevel::remembered_unrolls() -> how many forms of tensors are kept
+
 It takes tensors as the caller has them: data and initial models with any task dimensions *B; l2 () or [*B], None for
 the number 0; settings expandable to [*B, T]; labels of any integer type; and w0 beside the others, of a perceptron the
 leaves W_1, b_1, ... one by one. w, buffers, outer and logits have *B too (not w and buffers of a perceptron). The other
@@ -203,11 +209,37 @@ def unroll_node(
 ) -> LinearResults:
     """A call's node in C++, and what its inputs are called where one of them is freed too early; see the module."""
     results = LinearResults(*_unroll_node(tensors, w0, names, scales, numbers, plan, sizes))
-    given = [*tensors, *w0]
-    if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
-        called = (*BEFORE, *OPTIMIZERS[names[OPTIMIZER]].settings, *BEHIND)
-        watch(results.w, zip((*called, *["w0"] * len(w0)), given, strict=True))
+    _watch(results, tensors, w0, names[OPTIMIZER])
     return results
 
 
+def unroll_again(
+    tensors: Sequence[Tensor | None], w0: Sequence[Tensor], optimizer: str, family: int, look: bool
+) -> LinearResults | None:
+    """`unroll_node` with the constants of a call that was remembered, see the module. None if there was none.
+
+    `look`: None, too, where a class on the CPU is outside [0, c); else classes are taken to be right.
+    """
+    try:
+        results = LinearResults(*_unroll_again(tensors, w0, family, look))
+    except IndexError:
+        return None
+    _watch(results, tensors, w0, optimizer)
+    return results
+
+
+def _watch(
+    results: LinearResults, tensors: Sequence[Tensor | None], w0: Sequence[Tensor], optimizer: str
+) -> None:
+    """See to it that an input that is freed too early is called by its name."""
+    given = [*tensors, *w0]
+    if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
+        called = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND)
+        watch(results.w, zip((*called, *["w0"] * len(w0)), given, strict=True))
+
+
 _unroll_node = torch.ops.pybilevel.unroll_node.default
+_unroll_again = torch.ops.pybilevel.unroll_again.default
+remember_unroll = torch.ops.pybilevel.remember_unroll.default
+forget_unrolls = torch.ops.pybilevel.forget_unrolls.default
+remembered_unrolls = torch.ops.pybilevel.remembered_unrolls.default

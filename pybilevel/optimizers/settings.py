@@ -44,8 +44,12 @@ def check_pair(name: str, pair: Any, *, below: float) -> tuple[Setting, Setting]
 
 def used(optimizer: object, always: Sequence[str], unless_zero: Sequence[str]) -> dict[str, Any]:
     """The settings of an optimizer by name, without those of `unless_zero` that are the number 0: no step uses them."""
-    found = {name: getattr(optimizer, name) for name in (*always, *unless_zero)}
-    return {name: value for name, value in found.items() if name in always or not is_zero(value)}
+    found = {name: getattr(optimizer, name) for name in always}
+    for name in unless_zero:
+        value = getattr(optimizer, name)
+        if not is_zero(value):
+            found[name] = value
+    return found
 
 
 def is_elementwise(value: Setting, tasks: Sequence[int]) -> bool:
