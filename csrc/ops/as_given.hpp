@@ -34,10 +34,12 @@ using FlatTensors = std::array<std::optional<at::Tensor>, kTensors>;
 inline bool is_traced(const at::Tensor& t) { return t.key_set().has(at::DispatchKey::Python); }
 
 // Views for code below autograd. torch's take 1 us each and as many cold cache lines, this one a tenth.
-inline at::Tensor strided_view(const at::Tensor& t, at::IntArrayRef sizes, at::IntArrayRef strides) {
-  if (is_traced(t)) return t.as_strided(sizes, strides);
+inline at::Tensor strided_view(const at::Tensor& t, at::IntArrayRef sizes, at::IntArrayRef strides,
+                               Index offset = 0) {
+  offset += t.storage_offset();
+  if (is_traced(t)) return t.as_strided(sizes, strides, offset);
   auto view = t.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), false);
-  view->set_sizes_and_strides(sizes, strides);
+  view->set_sizes_and_strides(sizes, strides, offset);
   return at::Tensor(std::move(view));
 }
 
@@ -164,6 +166,7 @@ class GivenTensors {
   at::Tensor joined() const {
     if (!in_leaves()) return constants_.perceptron() ? leaves()[0] : flattened(leaves()[0]);
     const bool once = shared();
+    if (once && lie_in_memory()) return copied();
     std::vector<at::Tensor> parts;
     for (std::size_t i = 0; i < leaves().size(); ++i) {
       const at::DimVector shape = leaf_shape(i);
@@ -173,7 +176,30 @@ class GivenTensors {
     return at::cat(parts, 2);
   }
 
-  at::DimVector with_tasks(const at::DimVector& shape) const {
+  bool lie_in_memory() const {
+    for (std::size_t i = 0; i < leaves().size(); ++i) {
+      const at::Tensor& leaf = leaves()[i];
+      const bool plain = leaf.is_cpu() && !is_traced(leaf) && leaf.is_contiguous();
+      if (!plain || leaf.sizes() != leaf_shape(i) || leaf.scalar_type() != leaves()[0].scalar_type())
+        return false;
+    }
+    return true;
+  }
+
+  // What `cat` makes of leaves of all tasks together, without a view of each.
+  at::Tensor copied() const {
+    Index count = 0;
+    for (const at::Tensor& leaf : leaves()) count += leaf.numel();
+    at::Tensor whole = at::empty({1, 1, count}, leaves()[0].options());
+    char* to = static_cast<char*>(whole.mutable_data_ptr());
+    for (const at::Tensor& leaf : leaves()) {
+      std::memcpy(to, leaf.const_data_ptr(), leaf.nbytes());
+      to += leaf.nbytes();
+    }
+    return whole;
+  }
+
+  at::DimVector with_tasks(at::IntArrayRef shape) const {
     at::DimVector whole(tasks_);
     whole.append(shape.begin(), shape.end());
     return whole;
@@ -184,15 +210,21 @@ class GivenTensors {
     Index begin = 0;
     for (std::size_t i = 0; i < leaves().size(); ++i) {
       const at::DimVector shape = in_leaves() ? leaf_shape(i) : at::DimVector();
-      const Index end = begin + c10::multiply_integers(shape);
-      if (needs[kTensors + i]) {
-        at::Tensor part = flat;
-        if (in_leaves()) part = flat.narrow(2, begin, end - begin);
-        if (in_leaves() && !shared()) part = at::sum_to(part.reshape(with_tasks(shape)), leaves()[i].sizes());
-        found[kTensors + i] = part.reshape(leaves()[i].sizes());
-      }
-      begin = end;
+      const Index count = c10::multiply_integers(shape);
+      if (needs[kTensors + i]) found[kTensors + i] = part(flat, leaves()[i], shape, begin, count);
+      begin += count;
     }
+  }
+
+  // The cotangent of a leaf: `count` numbers of each task, from `begin` on.
+  at::Tensor part(const at::Tensor& flat, const at::Tensor& leaf, at::IntArrayRef shape, Index begin,
+                  Index count) const {
+    if (!in_leaves()) return reshaped(flat, leaf.sizes());
+    if (!shared()) {
+      return at::sum_to(flat.narrow(2, begin, count).reshape(with_tasks(shape)), leaf.sizes());
+    }
+    if (shape.size() == 1) return strided_view(flat, shape, {1}, begin);
+    return strided_view(flat, shape, {shape[1], 1}, begin);
   }
 
   std::vector<at::Tensor> all_;

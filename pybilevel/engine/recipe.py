@@ -9,6 +9,7 @@ them when they are built, and `again` where there are no problems.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ DEFAULTS = {"memory": "auto", "backend": "auto", "precision": "fp32", "method": 
 
 _NAMES = {"steps", "optimizer", *DEFAULTS}
 
-_PLAIN = {Tensor, Parameter, type(None)}
+_TENSORS = {Tensor, Parameter}
 
 _TOLD = {name: default for name, default in DEFAULTS.items() if name != "method"}
 
@@ -69,10 +70,11 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
     optimizer, steps = options["optimizer"], options["steps"]
     if not (type(steps) is int and has_kernel(optimizer) and _are_usual(options)):
         return None
-    if torch.compiler.is_compiling() or getattr(optimizer, "starts_above_zero", False):
+    if torch.compiler.is_compiling() or not tensors_are_plain():
+        return None
+    if getattr(optimizer, "starts_above_zero", False):
         return None
     settings, native = optimizer.settings(), OPTIMIZERS[optimizer.name]
-    leaves = [] if w0 is None else [w0] if isinstance(w0, Tensor) else pytree.tree_leaves(w0)
     key = (
         inner.kind,
         inner.traits,
@@ -84,14 +86,16 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
     try:
         hash(key)
         like = steps, inner.x.shape[:-2], inner.x.dtype, inner.x.device
-        uniform = {name: resolve(name, value, *like) for name, value in settings.items()}
+        uniform = {name: _uniform(name, value, *like) for name, value in settings.items()}
         tensors = given_inputs(inner, outer, None, None, native.ordered(uniform))
     except (AttributeError, TypeError, ValueError):  # it is wrong, which its checks will say, or has no form
         return None
-    plain = _PLAIN.issuperset(map(type, (*tensors, *leaves)))
-    if not plain or inner.x.dtype in LOW_PRECISION or any(leaf.dtype != inner.x.dtype for leaf in leaves):
+    leaves, dtype = _leaves(w0), inner.x.dtype
+    if not (_are_plain(leaves) and _are_plain([one for one in tensors if one is not None])):
         return None
-    return CallForm(key, optimizer.name, tensors, leaves) if tensors_are_plain() else None
+    if dtype in LOW_PRECISION or any(leaf.dtype is not dtype for leaf in leaves):  # to be cast
+        return None
+    return CallForm(key, optimizer.name, tensors, leaves)
 
 
 def again(form: CallForm, look: bool) -> LinearResults | None:
@@ -126,6 +130,38 @@ def _are_usual(options: Mapping[str, Any]) -> bool:
     """Whether there is no option but those of DEFAULTS, and the method is theirs."""
     method = options.get("method", DEFAULTS["method"])
     return options.keys() <= _NAMES and (method is DEFAULTS["method"] or method == DEFAULTS["method"])
+
+
+def _are_plain(tensors: Sequence[Any]) -> bool:
+    """Whether all are tensors, and of no class of their own."""
+    return _TENSORS.issuperset(map(type, tensors))
+
+
+def _uniform(
+    name: str, value: Any, steps: int, tasks: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`resolve`, which makes a number a tensor only once: none is written to."""
+    if type(value) is float:
+        return _number(value, dtype, device)
+    return resolve(name, value, steps, tasks, dtype, device)
+
+
+@lru_cache(KEPT)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def _leaves(w0: Any) -> list[Any]:
+    """The leaves of w0; of lists of pairs, as perceptrons have, without torch's general function."""
+    if w0 is None:
+        return []
+    if isinstance(w0, Tensor):
+        return [w0]
+    if type(w0) is list and all(type(layer) is tuple for layer in w0):
+        flat = [leaf for layer in w0 for leaf in layer]
+        if _are_plain(flat):
+            return flat
+    return pytree.tree_leaves(w0)
 
 
 def _exactly(value: Any) -> tuple[type, Any]:
