@@ -39,30 +39,36 @@ class LaneSeries {
   Index task_, step_, count_;
 };
 
-// C[p, q] (+)= sum_r A(p, r) B[r, q] on one half of every scalar: P x Q packs in registers.
+// A half of every scalar of Lanes, as a team of its own that works in registers.
 template <class T>
-struct LaneTile {
-  static constexpr int kRows = kPackRegisters >= 32 ? 5 : 2, kColumns = 5;
+struct LanePack {
+  using Real = T;
+  using Scalar = Pack<T>;
+  using Lane = Pack<T>;
+  static constexpr Index kLanes = 1;
+  static constexpr int kFewClasses = 5;                       // whose scores stay in registers
+  static constexpr int kRows = kPackRegisters >= 32 ? 5 : 2;  // of a product with five columns
 
-  template <int P, int Q>
-  PB_INLINE static void run(int half, Index count, Strided<const Twin<T>> a, Matrix<const Twin<T>> b,
-                            Matrix<Twin<T>> c, bool accumulate) {
-    Pack<T> sum[P][Q] = {};
-    for (Index r = 0; r < count; ++r) {
-#pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        const Pack<T> x = a.data[i * a.row + r * a.column].pack[half];
-#pragma GCC unroll 8
-        for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(x, b[r][j].pack[half], sum[i][j]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Q; ++j) {
-        Pack<T>& to = c[i][j].pack[half];
-        to = accumulate ? to + sum[i][j] : sum[i][j];
-      }
+  static Lane load(const Scalar* p) { return *p; }
+  static void store(Scalar* p, Lane x) { *p = x; }
+
+  // sum[p][q] = sum_r A(p, r) B(r, q), r < terms, one or more of them: an Index, or a constant.
+  template <int P, int Q, class Count>
+  PB_INLINE static void product(Count terms, Strided<const Lane> a, Strided<const Lane> b,
+                                Lane (&sum)[P][Q]) {
+    constexpr std::integral_constant<int, P> rows;
+    constexpr std::integral_constant<int, Q> columns;
+    each(rows, [&](Index p) PB_MERGED {
+      const Lane x = in_register<T>(a.data[p * a.row]);
+      each(columns, [&](Index q) PB_MERGED { sum[p][q] = x * b.data[q * b.column]; });
+    });
+    for (Index r = 1; r < terms; ++r) {
+      each(rows, [&](Index p) PB_MERGED {
+        const Lane x = in_register<T>(a.data[p * a.row + r * a.column]);
+        each(columns, [&](Index q) PB_MERGED {
+          sum[p][q] = multiply_add<T>(x, b.data[r * b.row + q * b.column], sum[p][q]);
+        });
+      });
     }
   }
 };
@@ -77,7 +83,13 @@ struct Lanes : OneThread {
   using Series = LaneSeries<E>;
   static constexpr Index kLanes = 1, kTasks = Twin<T>::lanes;
   static constexpr bool kSlotsAreNear = true;
-  static constexpr int kFewClasses = 5;  // whose scores stay in registers
+  static constexpr int kFewClasses = LanePack<T>::kFewClasses;
+
+  // A scalar is kParts of those; where an array of them is seen as one of parts.
+  using Part = LanePack<T>;
+  static constexpr Index kParts = 2;
+  static Pack<T>* parts(Scalar* p) { return reinterpret_cast<Pack<T>*>(p); }
+  static const Pack<T>* parts(const Scalar* p) { return reinterpret_cast<const Pack<T>*>(p); }
 
   Index count;  // tasks, 1 .. kTasks
 
@@ -121,16 +133,12 @@ struct Lanes : OneThread {
   }
 
   void mix(Shape s, Strided<const Scalar> a, Matrix<const Scalar> b, Matrix<Scalar> c) const {
-    using Tile = LaneTile<T>;
-    for (Index p = 0; p < s.p; p += Tile::kRows) {
-      for (Index q = 0; q < s.q; q += Tile::kColumns) {
-        with_constant<Tile::kRows>(s.p - p < Tile::kRows ? s.p - p : Tile::kRows, [&](auto P) {
-          with_constant<Tile::kColumns>(s.q - q < Tile::kColumns ? s.q - q : Tile::kColumns, [&](auto Q) {
-            for (int half = 0; half < 2; ++half) {
-              Tile::template run<decltype(P)::value, decltype(Q)::value>(
-                  half, s.r, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row},
-                  s.accumulate);
-            }
+    constexpr int rows = Part::kRows, columns = 5;
+    for (Index p = 0; p < s.p; p += rows) {
+      for (Index q = 0; q < s.q; q += columns) {
+        with_constant<rows>(s.p - p < rows ? s.p - p : rows, [&](auto P) {
+          with_constant<columns>(s.q - q < columns ? s.q - q : columns, [&](auto Q) {
+            mix_tile(P, Q, s, {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row});
           });
         });
       }
@@ -151,6 +159,23 @@ struct Lanes : OneThread {
         }
 #pragma GCC unroll 8
         for (int i = 0; i < count; ++i) out[p + i] = s.accumulate ? out[p + i] + sum[i] : sum[i];
+      });
+    }
+  }
+
+ private:
+  template <int P, int Q>
+  static void mix_tile(std::integral_constant<int, P> rows, std::integral_constant<int, Q> columns, Shape s,
+                       Strided<const Scalar> a, Matrix<const Scalar> b, Matrix<Scalar> c) {
+    for (Index part = 0; part < kParts; ++part) {
+      Pack<T> sum[P][Q];
+      Part::product(s.r, {parts(a.data) + part, a.row * kParts, a.column * kParts},
+                    {parts(b.data) + part, b.row * kParts, kParts}, sum);
+      each(rows, [&](Index i) PB_MERGED {
+        each(columns, [&](Index j) PB_MERGED {
+          Pack<T>& to = c[i][j].pack[part];
+          to = s.accumulate ? to + sum[i][j] : sum[i][j];
+        });
       });
     }
   }

@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/constant.hpp"
+#include "core/portable.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -37,15 +37,6 @@ constexpr int few_classes() {
   } else {
     return 1;
   }
-}
-
-// f(number of classes): an Index, or a constant, with which loops over classes unroll, where a team wants that for so few.
-template <class Team, class F>
-PB_HD PB_MERGED inline void with_classes(Index classes, F&& f) {
-  if constexpr (requires { Team::kFewClasses; }) {
-    if (classes <= Team::kFewClasses) return with_merged_constant<Team::kFewClasses>(classes, f);
-  }
-  f(classes);
 }
 
 // f(row) on a copy that stays in registers, where the number of classes is a constant; else on the row itself.

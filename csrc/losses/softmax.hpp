@@ -33,11 +33,18 @@ struct Softmax {
   // z becomes p.
   template <class Team>
   PB_HD PB_MERGED static void predict(Row<Team> z, Index classes) {
-    using Lane = typename Team::Lane;
-    const Lane top = maximum<Team>(z, classes);
-    const Lane total = exponentials(z, top, classes, [](Index, Lane) {});
-    const Lane inverse = typename Team::Real(1) / total;
-    for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
+    normalise<Team>(z, maximum<Team>(z, classes), classes);
+  }
+
+  // The same in two stages, first z less its largest, then that becomes p.
+  template <class Team>
+  PB_HD PB_MERGED static void centre(Row<Team> z, Index classes) {
+    const typename Team::Lane top = maximum<Team>(z, classes);
+    for (Index k = 0; k < classes; ++k) z.set(k, z[k] - top);
+  }
+  template <class Team>
+  PB_HD PB_MERGED static void predict_centred(Row<Team> z, Index classes) {
+    normalise<Team>(z, typename Team::Lane{}, classes);
   }
 
   template <class Team>
@@ -88,6 +95,15 @@ struct Softmax {
   }
 
  private:
+  // z becomes p; `top` is its largest.
+  template <class Team>
+  PB_HD PB_MERGED static void normalise(Row<Team> z, typename Team::Lane top, Index classes) {
+    using Lane = typename Team::Lane;
+    const Lane total = exponentials(z, top, classes, [](Index, Lane) {});
+    const Lane inverse = typename Team::Real(1) / total;
+    for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
+  }
+
   // z_k becomes exp(z_k - top), where top is the largest; seen(k, z_k - top) is called of each. Returns their sum. As many
   // at once as stay in registers.
   template <class Team, class F>

@@ -20,6 +20,10 @@ struct Squared {
 
   template <class Team>
   PB_HD PB_MERGED static void predict(Row<Team>, Index) {}
+  template <class Team>
+  PB_HD PB_MERGED static void centre(Row<Team>, Index) {}
+  template <class Team>
+  PB_HD PB_MERGED static void predict_centred(Row<Team>, Index) {}
 
   template <class Team>
   PB_HD PB_MERGED static typename Team::Lane value(ConstRow<Team> z, ConstRow<Team> y, typename Team::Lane,

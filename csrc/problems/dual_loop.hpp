@@ -10,6 +10,7 @@
 #pragma once
 
 #include "core/lanes.hpp"
+#include "problems/dual_few.hpp"
 #include "problems/linear_rows.hpp"
 #include "problems/linear_span.hpp"
 
@@ -70,18 +71,22 @@ class DualLoop {
     const Index stride = stride_, beta = duals() + classes_;
     const T *const bias = w + duals(), *const z0 = z0_;
     rows_.put(team, known, to_keep);
-    if (!known) {
-      team.mix({classes_, stride, rows_.count()}, {w, stride, 1}, {gram_, stride}, {rows_.scores(), stride});
-    }
-    with_classes<Team>(classes_, [&](auto classes) PB_MERGED {
+    const bool few =
+        with_few([&](const auto& few) PB_MERGED { few.gradient(w, known, wanted ? g : nullptr); });
+    if (!few) {
+      if (!known) {
+        team.mix({classes_, stride, rows_.count()}, {w, stride, 1}, {gram_, stride},
+                 {rows_.scores(), stride});
+      }
       team.for_lanes(rows_.count(), [=, this](Index i) PB_MERGED {
         const auto shifted = [=](Index k, Lane z) PB_MERGED {
           const Lane score = z + bias[k];
           return z0 ? score + w[beta] * Team::load(z0 + k * stride + i) : score;
         };
-        rows_.gradient(i, classes, shifted, known, {wanted ? g + i : nullptr, stride});
+        rows_.gradient(i, shifted, known, {wanted ? g + i : nullptr, stride});
       });
-    });
+      if (wanted) sum_rows(team, g, g, false);
+    }
     if (!wanted) return;
     finish(team, g, w, g, false);
     if (regularised_) add_scaled(team, duals(), rho_, w, g);
@@ -91,17 +96,19 @@ class DualLoop {
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
     const Index stride = stride_, classes = classes_, bias = duals(), n = rows_.count();
     T* const u = work_;
-    with_classes<Team>(classes, [&](auto count) PB_MERGED {
+    const bool few = with_few([&](const auto& few) PB_MERGED { few.pullback(team, w, v, u, w_bar); });
+    if (!few) {
       team.for_lanes(n, [=, this](Index i) PB_MERGED {
         const ConstRow<Team> cotangent{v + i, stride};
         const auto shifted = [=](Index k, Lane) PB_MERGED { return cotangent[k] + v[bias + k]; };
-        rows_.pullback(i, count, {u + i, stride}, shifted);
+        rows_.pullback(i, classes, {u + i, stride}, shifted);
       });
-    });
-    team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
+      team.mix({classes, stride, n, true}, {u, stride, 1}, {gram_, stride}, {w_bar, stride});
+      sum_rows(team, u, w_bar, true);
+      if (gram_bar_) team.mix({n, stride, classes, true}, {u, 1, stride}, {w, stride}, {gram_bar_, stride});
+    }
     finish(team, u, v, w_bar, true);
     if (regularised_) add_scaled(team, bias, rho_, v, w_bar);
-    if (gram_bar_) team.mix({n, stride, classes, true}, {u, 1, stride}, {w, stride}, {gram_bar_, stride});
     if (wants_rho_bar_) {
       const T sum = inner(team, bias, v, w);
       team.for_each(1, [=, this](Index) { rho_bar_ += sum + v[bias + classes] * w[bias + classes]; });
@@ -117,16 +124,40 @@ class DualLoop {
   }
 
  private:
+  // f(DualFew) where the classes are few and the team has parts; else false. As many rows as classes are a constant too: one
+  // example of each.
+  template <class F>
+  PB_HD bool with_few(F&& f) const {
+    if constexpr (requires { typename Team::Part; }) {
+      if (classes_ > few_classes<Team>()) return false;
+      with_constant<few_classes<Team>()>(classes_, [&](auto classes) {
+        const auto call = [&](auto rows) PB_MERGED {
+          f(DualFew<Team, Loss, decltype(classes), decltype(rows)>(rows_, buffers(), has_bias_, classes,
+                                                                   rows));
+        };
+        rows_.count() == classes_ ? call(classes) : call(rows_.count());
+      });
+      return true;
+    } else {
+      return false;
+    }
+  }
+
   PB_HD Index duals() const { return classes_ * stride_; }
 
-  // The bias and beta parts of the gradient map (of residuals r at w) and of its pullback (of Z_bar = r at v).
-  PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {
+  // The bias part of the gradient map (of residuals r) and of its pullback (of Z_bar = r).
+  PB_HD void sum_rows(const Team& team, const T* r, T* out, bool pullback) const {
     const Index bias = duals(), classes = classes_;
     if (has_bias_) {
       team.row_sums({classes, stride_, 0, pullback}, {r, stride_}, out + bias);
     } else if (!pullback) {
       team.for_each(classes, [=](Index k) { out[bias + k] = T{}; });
     }
+  }
+
+  // The beta part of the gradient map at w and of its pullback (of Z_bar = r at v = w).
+  PB_HD void finish(const Team& team, const T* r, const T* w, T* out, bool pullback) const {
+    const Index bias = duals(), classes = classes_;
     const T product = pullback && z0_ ? inner(team, bias, r, z0_) : T{}, rho = rho_;
     const Index size = this->size();
     team.for_each(1, [=](Index) {

@@ -85,7 +85,7 @@ class LinearPrimal {
       if (!known) head_.scores(member, w, x, rows, rows_.scores() + first, stride, true);
       member.for_lanes(rows, [=, this](Index i) {
         const auto shifted = [=](Index k, Lane z) { return z + bias[k]; };
-        rows_.gradient(first + i, params_.classes, shifted, known, {residual_ + first + i, stride});
+        rows_.gradient(first + i, shifted, known, {residual_ + first + i, stride});
       });
       if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial, true);
     });

@@ -49,7 +49,24 @@ class LinearRows {
     if (reverse && data.targets_bar) targets_bar_ = arena.take<T>(classes * stride_);
   }
 
+  // The rows of a team whose scalars are a few packs, as rows of packs: part h of row i is row kParts i + h.
+  template <class Whole, class Count>
+  PB_HD LinearRows(const LinearRows<Whole, Loss>& whole, Count count)
+      : count_(count * Whole::kParts),
+        classes_(whole.classes()),
+        stride_(count * Whole::kParts),
+        own_scores_(nullptr),
+        scores_(Whole::parts(whole.scores())) {
+    const auto all = whole.buffers();
+    targets_ = Whole::parts(all.targets);
+    sigma_ = Whole::parts(all.sigma);
+    scale_ = Whole::parts(all.scale);
+    scale_bar_ = Whole::parts(all.scale_bar);
+    targets_bar_ = Whole::parts(all.targets_bar);
+  }
+
   PB_HD Index count() const { return count_; }
+  PB_HD Index classes() const { return classes_; }
   PB_HD Index stride() const { return stride_; }
   PB_HD RowBuffers<T> buffers() const {
     return {stride_, 1, targets_, sigma_, scale_, scale_bar_, targets_bar_};
@@ -79,29 +96,28 @@ class LinearRows {
   PB_HD void predict(Index i) const { Loss::template predict<Team>(scores(i), classes_); }
 
   // R of rows i.. into out (after predict).
-  PB_HD void residual(Index i, Row<Team> out) const { residual(i, classes_, scores(i), out); }
+  PB_HD void residual(Index i, Row<Team> out) const { residual(i, classes_, out); }
+  template <class Count>
+  PB_HD PB_MERGED void residual(Index i, Count classes, Row<Team> out) const {
+    residual(i, classes, scores(i), out);
+  }
 
   // Predictions of rows i.. and, unless out is null, their R: from scores z_k, shifted(k, z_k) first, or from what is `known`
-  // of the predictions. `classes`, here and below, as with_classes() tells it.
-  template <class Count, class F>
-  PB_HD PB_MERGED void gradient(Index i, Count classes, F&& shifted, const T* known, Row<Team> out) const {
-    if (known == scores_) {
-      if (out.data) residual(i, classes, scores(i), out);
-      return;
+  // of the predictions.
+  template <class F>
+  PB_HD PB_MERGED void gradient(Index i, F&& shifted, const T* known, Row<Team> out) const {
+    const Row<Team> z = scores(i);
+    if (known && known != scores_) {
+      for (Index k = 0; k < classes_; ++k) z.set(k, Team::load(known + k * stride_ + i));
+    } else if (!known) {
+      for (Index k = 0; k < classes_; ++k) z.set(k, shifted(k, z[k]));
+      predict(i);
     }
-    on_row(scores(i), classes, [&](Row<Team> z) PB_MERGED {
-      if (known) {
-        for (Index k = 0; k < classes; ++k) z.set(k, Team::load(known + k * stride_ + i));
-      } else {
-        for (Index k = 0; k < classes; ++k) z.set(k, shifted(k, z[k]));
-        Loss::template predict<Team>(z, classes);
-      }
-      if (out.data) residual(i, classes, z, out);
-    });
+    if (out.data) residual(i, out);
   }
 
   // Cotangent U of R, shifted(k, u_k) first -> cotangent of Z, in place; accumulates those of weights and targets (after
-  // predict).
+  // predict). `classes`: an Index, or a constant, with which a row stays in registers.
   template <class Count, class F>
   PB_HD PB_MERGED void pullback(Index i, Count classes, Row<Team> row, F&& shifted) const {
     const Row<Team> p = scores(i), y = targets(i);
