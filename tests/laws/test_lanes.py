@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from linear_cases import OBJECTIVES, PAIRS, ROWS, Built, Case, forced, fused
+from linear_cases import OBJECTIVES, PAIRS, ROWS, Built, Case, assert_same_bits, forced, fused
 from tolerance import relative_error
 
 import pybilevel as pb
@@ -15,6 +15,16 @@ LANES = [row for row in ROWS if row[2] == "lanes"]
 TOGETHER = PAIR * PACK_BYTES // 8
 TASKS = 2 * TOGETHER + 3
 """Two pairs of packs of float64 and a third one that is not full; in float32 one, and a second that is not full."""
+
+SIZES = {
+    "an example of each of few classes": {"n": 5, "c": 5},
+    "the same, without a bias": {"n": 3, "c": 3, "bias": False},
+    "few classes": {"n": 7, "c": 4},
+    "few classes, without a bias": {"n": 6, "c": 2, "bias": False},
+    "one class": {"n": 6, "c": 1},
+    "many classes": {"n": 7, "c": 7},
+}
+"""Each has kernels of its own (`csrc/problems/dual_few.hpp`), but for the biases."""
 
 CLOSE = 1e-13
 
@@ -27,7 +37,28 @@ def case_of(row, variant="momentum", **options):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[2] == "lanes"], ids="-".join)
 def test_they_are_tasks_to_rounding(pair, objective):
-    case = case_of(pair[:4], pair[4], objective=objective, tasks=(TASKS,))
+    assert_tasks_to_rounding(case_of(pair[:4], pair[4], objective=objective, tasks=(TASKS,)))
+
+
+@pytest.mark.parametrize("w0", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("row", LANES, ids="-".join)
+def test_of_any_size(row, sizes, w0):
+    assert_tasks_to_rounding(case_of(row, objective="ml", w0=w0, tasks=(TASKS,), **SIZES[sizes]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("row", LANES, ids="-".join)
+def test_schedules_of_any_size(row, sizes, dtype):
+    case = case_of(row, steps=9, dtype=dtype, **SIZES[sizes])
+    with forced("lanes"):
+        whole = fused(case, memory=pb.StoreAll())
+        for schedule in (pb.Revolve(2), pb.Periodic(4)):
+            assert_same_bits(fused(case, memory=schedule), whole)
+
+
+def assert_tasks_to_rounding(case):
     with forced("lanes"):
         found = fused(case)
     with forced("dual", "tasks"):
