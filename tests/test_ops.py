@@ -112,7 +112,8 @@ def test_shapes(row, which):
     assert results.w.shape == (3, rows, case.c)
     assert results.buffers.shape == (buffers, 3, rows, case.c)
     assert results.outer.shape == (3,) and results.logits.shape == (3, case.m, case.c)
-    assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + left_size(x, case.c, case.m))
+    left = left_size(x, case.c, case.m, regime)
+    assert results.trajectory.shape == (padded_tasks(x, regime), 3 * state + left)
     assert results.status.tolist() == [-1, -1, -1] and results.status.dtype == torch.int32
     assert not results.trajectory.requires_grad and not results.status.requires_grad
 

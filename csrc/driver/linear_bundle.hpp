@@ -26,11 +26,12 @@ class LinearBundle {
   }
 
   Index slot_size() const { return unroll_.slot_size(); }
-  Index left_size() const { return outer_.left_size(); }
+  // What the outer objective leaves, and K.
+  Index left_size() const { return outer_.left_size() + problem_.gram_size(); }
 
   void forward(const Lanes& team, Index first) {
     const Optimizer optimizer(team, params_.optimizer, first);
-    problem_.load(team, first, false);
+    problem_.load(team, first, false, kept_gram(first));
     unroll_.forward(team, problem_, optimizer, params_, trajectory(first));
     if (params_.query.rows > 0 && params_.reversible()) clear_idle_lanes(team, first);
     for (Index lane = 0; lane < team.count; ++lane) {
@@ -52,7 +53,7 @@ class LinearBundle {
 
   void reverse(const Lanes& team, Index first) {
     const Optimizer optimizer(team, params_.optimizer, first);
-    problem_.load(team, first, true);
+    problem_.load(team, first, true, kept_gram(first));
     fill_zero(team, unroll_.point_bar(), unroll_.state_size());
     unroll_.finish(team, problem_, optimizer, params_, trajectory(first));
     for (Index lane = 0; lane < team.count; ++lane) final_pullback(first, lane);
@@ -66,7 +67,7 @@ class LinearBundle {
   // Nothing of the trajectory is left undefined.
   void clear_idle_lanes(const Lanes& team, Index first) const {
     for (Index lane = team.count; lane < Lanes::kTasks; ++lane)
-      fill_zero(Member{}, left(first, lane), left_size());
+      fill_zero(Member{}, left(first, lane), outer_.left_size());
   }
 
   // The model of one task, in head_.
@@ -109,7 +110,13 @@ class LinearBundle {
   // Behind the states of all lanes: what the outer objective of a task leaves for its reverse half.
   Real* left(Index first, Index lane) const {
     return reinterpret_cast<Real*>(trajectory(first) + (params_.slots + 1) * slot_size()) +
-           lane * left_size();
+           lane * outer_.left_size();
+  }
+
+  // Behind that, K of all lanes; null where there is no outer objective.
+  T* kept_gram(Index first) const {
+    const bool keeps = params_.query.rows > 0 && params_.reversible();
+    return keeps ? reinterpret_cast<T*>(left(first, Lanes::kTasks)) : nullptr;
   }
 
   const LinearParams<Real>& params_;

@@ -31,13 +31,18 @@ class DualBundle {
   const Span& span(Index lane) const { return spans_[lane]; }
   static Real* in_lane(T* p, Index lane) { return p ? reinterpret_cast<Real*>(p) + lane : nullptr; }
 
-  // Lanes beyond the last task repeat it; what they leave is never written.
-  void load(const Lanes& team, Index first, bool reverse) {
+  // Scalars of K, which the forward half may leave to the reverse half.
+  Index gram_size() const { return params_.support.rows * params_.support.rows; }
+
+  // Lanes beyond the last task repeat it; what they leave is never written. `kept`: where K is left, or null.
+  void load(const Lanes& team, Index first, bool reverse, T* kept) {
+    if (kept) loop_.put_gram(kept);
     loop_.load(team, params_, first, reverse);
     for (Index lane = 0; lane < kTasks; ++lane) {
       const Index task = first + (lane < team.count ? lane : team.count - 1);
       load_rows(Member{}, params_.support, task, params_.classes, rows(lane));
-      spans_[lane].load(Member{}, task, reverse);
+      if (kept) spans_[lane].put_gram(in_lane(kept, lane));
+      spans_[lane].load(Member{}, task, reverse, kept && reverse);
     }
   }
 

@@ -42,6 +42,9 @@ class DualLoop {
   PB_HD const LinearRows<Team, Loss>& rows() const { return rows_; }
   PB_HD SpanBuffers<T> buffers() const { return {stride_, 1, gram_, z0_, gram_bar_, z0_bar_, nullptr}; }
 
+  // Where K is from now on.
+  PB_HD void put_gram(T* gram) { gram_ = gram; }
+
   // What is no feature and no row of the task: its l2. Zeroes the cotangents.
   template <class Params>
   PB_HD void load(const Team& team, const Params& params, Index task, bool reverse) {

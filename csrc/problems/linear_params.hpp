@@ -41,8 +41,7 @@ struct LinearParams : UnrollParams {
   Batches<const T> buffers0;  // [K, B, D, c], the optimizer's buffers beside w0; null: zeros
   Batches<T> buffers0_bar;
 
-  T* trajectory =
-      nullptr;  // [B, tape_size]: the states, and what the outer objective leaves for its reverse half
+  T* trajectory = nullptr;  // [B, tape_size]: the states, and what is left behind them for the reverse half
 
   Batch<T> w;             // [B, D, c] results
   Batches<T> buffers;     // [K, B, D, c]
@@ -60,7 +59,7 @@ struct LinearParams : UnrollParams {
   Precision precision = Precision::kFp32;  // of the products that Shape::rounded names; CUDA, float
   bool poison = false;                     // tests: fill fresh scratch with NaN
 
-  // Scalars of the trajectory that belong to one task, given those of a slot and of what the outer objective leaves.
+  // Scalars of the trajectory that belong to one task, given those of a slot and of what is left behind them.
   PB_HD Index tape_size(Index slot, Index left) const {
     return (this->slots + 1) * slot + (query.rows > 0 && this->reversible() ? left : 0);
   }

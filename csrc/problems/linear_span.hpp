@@ -41,19 +41,22 @@ class LinearSpan {
 
   PB_HD const LinearHead<Team>& head() const { return head_; }
 
-  // Makes K and Z0 of one task; zeroes the cotangents that are added to.
-  PB_HD void load(const Team& team, Index task, bool reverse) {
+  // Where K is from now on.
+  PB_HD void put_gram(T* gram) { buffers_.gram = gram; }
+
+  // Makes K, unless it is known, and Z0 of one task; zeroes the cotangents that are added to.
+  PB_HD void load(const Team& team, Index task, bool reverse, bool known = false) {
     team.for_each(1, [=, this](Index) {
       task_ = task;
       x_ = params_.support.x.matrix(task);
       x_bar_ = params_.support.x_bar.matrix(task);
     });
     const Index n = rows(), classes = params_.classes;
-    if (buffers_.stride > n) {  // only where step is 1: padding stays finite
+    if (buffers_.stride > n) {  // only where step is 1, and K not known: padding stays finite
       fill_zero(team, buffers_.gram, n * buffers_.stride);
       fill_zero(team, buffers_.z0, classes * buffers_.stride);
     }
-    gram(team, n, params_.features, x_, buffers_.matrix(buffers_.gram));
+    if (!known) gram(team, n, params_.features, x_, buffers_.matrix(buffers_.gram));
     if (w0_) {
       head_.read(team, params_.w0.matrix(task), w0_);
       team.dots({classes, params_.features, n}, weights(w0_), x_, buffers_.matrix(buffers_.z0));

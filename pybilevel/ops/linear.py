@@ -90,11 +90,14 @@ def predictions_size(x: Tensor | Features, classes: int, coordinates: str, regim
     return classes * _round_up(x.shape[1], 1 if regime == "lanes" else lanes(x))
 
 
-def left_size(x: Tensor | Features, classes: int, queries: int) -> int:
-    """Scalars that the outer objective leaves of one task: a model's cotangent and the residuals, padding included."""
+def left_size(x: Tensor | Features, classes: int, queries: int, regime: str) -> int:
+    """Scalars behind the states of one task, left for the reverse half: a model's cotangent and the residuals of the
+    outer objective, padding included, and in the regime "lanes" the Gram matrix.
+    """
     unit = lanes(x)
     model = _round_up(classes * _round_up(x.shape[2], unit) + classes, unit)
-    return model + classes * _round_up(queries, unit)
+    gram = x.shape[1] ** 2 if regime == "lanes" else 0
+    return model + classes * _round_up(queries, unit) + gram
 
 
 def reversible(steps: int, reversed: int) -> bool:
@@ -150,7 +153,7 @@ def _fake(
     state = state_size(x, classes, bias, coordinates, regime, buffers)
     if keep:
         state += predictions_size(x, classes, coordinates, regime)
-    left = 0 if query_x is None or not reversible(steps, reversed) else left_size(x, classes, queries)
+    left = 0 if query_x is None or not reversible(steps, reversed) else left_size(x, classes, queries, regime)
     return (
         x.new_empty(tasks, rows, classes),
         x.new_empty(buffers, tasks, rows, classes),

@@ -82,6 +82,6 @@ def test_only_a_call_that_can_be_reversed_leaves_anything(row, objective):
     x, coordinates, regime = (arguments[name] for name in ("x", "coordinates", "regime"))
     state = state_size(x, case.c, case.bias, coordinates, regime, arguments["buffers"])
     slot = state + predictions_size(x, case.c, coordinates, regime)
-    left = left_size(x, case.c, case.m) if objective == "ho" else 0
+    left = left_size(x, case.c, case.m, regime) if objective == "ho" else 0
     tasks = padded_tasks(x, regime)
     assert found == [(tasks, 4 * slot + left), (tasks, state)]
