@@ -59,12 +59,13 @@ struct Gram {
   static constexpr Index kLanes = PackOf<T>::lanes;
   using Tile = DotsTile<T, 8 / kLanes, kLanes>;
 
+  static bool few(Index n) { return n == FewGram<T>::kRows; }
   static bool packs(Index n) { return n >= 48; }  // wide blocks waste more of the diagonal
   static Index width(Index n) { return packs(n) ? PackedTile<T>::kColumns : kLanes; }
-  static Index blocks(Index n) { return ceil_div(n, width(n)); }
+  static Index blocks(Index n) { return few(n) ? 1 : ceil_div(n, width(n)); }
 
   static void run(Index n, Index q, Matrix<const T> a, Strided<T> c, Index begin, Index end) {
-    if (n == FewGram<T>::kRows && begin < end) return FewGram<T>::run(q, a, c);
+    if (few(n) && begin < end) return FewGram<T>::run(q, a, c);
     const Index width = Gram::width(n);
     for (Index r = begin * width; r < n && r < end * width; r += width) {
       const Index columns = n - r < width ? n - r : width;
