@@ -10,7 +10,6 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <optional>
@@ -95,10 +94,11 @@ struct NodeTensors {
 bool in_range(const Tensor& y, Index classes) {
   if (y.is_floating_point() || !y.is_cpu()) return true;
   const Tensor rows = y.to(at::kLong).contiguous();
-  const auto* const begin = reinterpret_cast<const std::uint64_t*>(rows.const_data_ptr<std::int64_t>());
-  return std::all_of(
-      begin, begin + rows.numel(),
-      [limit = static_cast<std::uint64_t>(classes)](std::uint64_t label) { return label < limit; });
+  const auto* const label = reinterpret_cast<const std::uint64_t*>(rows.const_data_ptr<std::int64_t>());
+  const std::uint64_t most = static_cast<std::uint64_t>(classes) - 1;
+  std::uint64_t signs = 0;  // of what may not be negative: no branch, two labels at a time
+  for (std::int64_t i = 0; i < rows.numel(); ++i) signs |= label[i] | (most - label[i]);
+  return signs >> 63 == 0;
 }
 
 NodeResults unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
