@@ -1,14 +1,13 @@
 """Powers of one step and their divided differences, against the same numbers in exact rational arithmetic."""
 
 from fractions import Fraction
-from itertools import product
 
 import pytest
 import torch
 from tolerance import assert_matches
 
 from pybilevel import ops
-from pybilevel.engine.spectral_powers import Rule, differences, power, weighted
+from pybilevel.engine.spectral_powers import Rule, differences, edges, functions, power, weighted
 
 EIGENVALUES = [0.0, 0.0, 1e-18, 0.3, 0.3 + 1e-15, 0.3 + 1e-9, 0.3 + 1e-4, 1.0, 1.0, 2.5, -1e-9]
 """Zero, repeated, a rounding apart, close, far, and a zero that rounding made negative."""
@@ -69,12 +68,10 @@ def assert_close(found, exact):
     assert (found - exact).abs().max().item() <= 1e-12 * scale
 
 
-def pairs_of(step, slope, steps):
+def pairs_of(some, values, steps):
     """All divided differences at all pairs, by `weighted`, a weight of one on one entry after the other."""
-    d = step[0][0].shape[-1]
-    half = torch.full((d, d), 0.5, dtype=torch.float64)
-    places = product(range(len(step)), range(len(step) + 1))
-    return {place: weighted(step, slope, steps, {place: half}) for place in places}
+    half = torch.full((*values.shape, values.shape[-1]), 0.5, dtype=torch.float64)
+    return {place: weighted(some, values, steps, {place: half}) for place in some.places}
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -82,14 +79,19 @@ def pairs_of(step, slope, steps):
 @pytest.mark.parametrize("name", RULES)
 def test_powers_and_divided_differences_are_exact(name, steps, native, monkeypatch):
     monkeypatch.setattr(ops, "spectral_native", lambda _: native)
-    values = torch.tensor(EIGENVALUES, dtype=torch.float64)
-    step, d = rule(name).step(values), len(values)
-    powers, pairs = power(step, steps), pairs_of(step, rule(name).slope(), steps)
+    some, values = rule(name), torch.tensor(EIGENVALUES, dtype=torch.float64)
+    powers, pairs, last = (
+        functions(some, values, steps),
+        pairs_of(some, values, steps),
+        edges(some, values, steps),
+    )
     exact = [exact_power(name, Fraction(x), steps) for x in EIGENVALUES]
     exact_pairs = [[exact_difference(name, x, y, steps) for y in EIGENVALUES] for x in EIGENVALUES]
     for r, c in pairs:
-        assert_close(powers[r][c].expand(d), [[f[r][c] for f in exact]])
-        assert_close(pairs[r, c], [[f[r][c] for f in row] for row in exact_pairs])
+        of_pairs = [[f[r][c] for f in row] for row in exact_pairs]
+        assert_close(powers[r][c], [[f[r][c] for f in exact]])
+        assert_close(pairs[r, c], of_pairs)
+        assert_close(last[r, c], [of_pairs[-1]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -100,20 +102,38 @@ def test_weights_of_several_entries_and_tasks(name, width, dtype):
     values = torch.rand(2, 3, width, dtype=torch.float64)
     lr, momentum, decay, nesterov = RULES[name]
     lrs = lr * torch.rand(2, 3, 1, dtype=torch.float64)
-    some = Rule(lrs, column(momentum), column(decay), nesterov)
-    step, slope = some.step(values), some.slope()
-    places = [(r, c) for r in range(len(step)) for c in range(len(step) + 1)][1:]
-    products = {place: torch.randn(2, 3, width, width, dtype=dtype) for place in places}
-    found = weighted(step, slope, 300, products)
-    pairs = differences(step, step, slope, 300, torch.float64)
-    expected = sum(pairs[place] * products[place].double() for place in places)
+    momenta = None if momentum is None else column(momentum).expand(2, 3, 1)
+    some = Rule(lrs, momenta, column(decay).expand(2, 3, 1), nesterov)
+    products = {place: torch.randn(2, 3, width, width, dtype=dtype) for place in some.places[1:]}
+    found = weighted(some, values, 300, products)
+    pairs = differences(some, values, values, 300, torch.float64)
+    expected = sum(pairs[place] * products[place].double() for place in products)
     assert found.dtype == dtype and torch.equal(found, found.mT)
     assert_matches(found, expected + expected.mT)
+    for place, last in edges(some, values, 300).items():
+        assert_matches(last, pairs[place][..., -1])
     threads = torch.get_num_threads()
-    torch.set_num_threads(3 - threads if threads < 3 else 1)
-    again = weighted(step, slope, 300, products)
+    torch.set_num_threads(2 if threads == 1 else 1)
+    again = weighted(some, values, 300, products)
     torch.set_num_threads(threads)
     assert torch.equal(found, again)
+
+
+def test_errors_name_the_argument():
+    values, one = torch.zeros(3, dtype=torch.float64), column(0.1)
+    for arguments, error, text in (
+        ((values, one, None, one, False, 0), ValueError, "steps must be at least 1"),
+        ((values.float(), one, None, one, False, 1), TypeError, "values must be float64"),
+        ((values, values, None, one, False, 1), ValueError, "lr must have 1 numbers"),
+    ):
+        with pytest.raises(error, match=text):
+            ops.spectral_power(*arguments)
+    with pytest.raises(ValueError, match="products must be 2"):
+        ops.spectral_pairs(values, one, None, one, False, 1, [None])
+    with pytest.raises(ValueError, match="no product"):
+        ops.spectral_pairs(values, one, None, one, False, 1, [None, None])
+    with pytest.raises(ValueError, match=r"products must be \[3, 3\]"):
+        ops.spectral_pairs(values, one, None, one, False, 1, [None, torch.zeros(2, 2)])
 
 
 def test_the_quotient_would_not_do():
@@ -124,7 +144,7 @@ def test_the_quotient_would_not_do():
     exact = float(exact_difference("plain", x, y, 13)[0][0])
     quotient = ((f[0] - f[1]) / (x - y)).item()
     assert abs(quotient / exact - 1) > 1e-2
-    found = pairs_of(step, rule("plain").slope(), 13)[0, 0][0, 1].item()
+    found = pairs_of(rule("plain"), torch.tensor([x, y], dtype=torch.float64), 13)[0, 0][0, 1].item()
     assert abs(found / exact - 1) < 1e-13
 
 
@@ -138,5 +158,5 @@ def test_many_steps_lose_no_more_than_their_number(name):
     assert w[0] == 1
     assert abs(b[0].item() / (limit * steps) - 1) < 1e-6
     assert abs(w[1].item() - torch.tensor(-1.0).exp().item()) < 1e-6
-    pairs = pairs_of(rule(name).step(values), rule(name).slope(), steps)
+    pairs = pairs_of(rule(name), values, steps)
     assert all(p.isfinite().all() for p in pairs.values())

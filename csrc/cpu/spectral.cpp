@@ -9,7 +9,7 @@
 
 namespace pb {
 
-extern const SpectralKernels PB_TABLE(PB_ISA) = {{{weighted_pairs<float>}, {weighted_pairs<double>}},
-                                                 normal_matrix};
+extern const SpectralKernels PB_TABLE(PB_ISA) = {
+    {{weighted_pairs<float>}, {weighted_pairs<double>}}, normal_matrix, power_at, last_edges};
 
 }  // namespace pb

@@ -15,19 +15,26 @@ struct NormalParams {
   double* h;            // [tasks, width, width]; what is below the diagonal is not written
 };
 
-// sum over entries e of f_e[l_i, l_j] (P_e[i, j] + P_e[j, i]), where f_e[., .] are the divided differences of a power of
-// an affine map of K states: K rows of K + 1 entries, the last of which multiplies what is constant.
+// T steps of constant SGD on a quadratic, along its eigenvectors: the power of an affine map of K = 1 state (w) or, with
+// momentum, 2 (w, v), K rows of K + 1 entries, the last of which multiplies what is constant.
+struct StepsParams {
+  static constexpr int kMostEntries = 2 * 3;
+
+  Index tasks, width, steps;                      // steps >= 1
+  const double* values;                           // [tasks, width]: eigenvalues
+  const double *lr, *momentum = nullptr, *decay;  // [tasks]; no momentum: no velocity
+  bool nesterov = false;
+
+  int states() const { return momentum ? 2 : 1; }
+  int entries() const { return states() * (states() + 1); }
+};
+
+// sum over entries e of f_e[l_i, l_j] (P_e[i, j] + P_e[j, i]), where f_e[., .] are the divided differences of that power.
 template <class T>
 struct PairsParams {
-  static constexpr int kMostStates = 2, kMostEntries = kMostStates * (kMostStates + 1);
-
-  Index tasks, width;
-  int states;           // K
-  Index steps;          // the power, >= 1
-  const double* step;   // [K (K + 1), tasks, width]: the map at every eigenvalue
-  const double* slope;  // [K, tasks]: its derivative in the eigenvalue, of the first column; others have none
-  const T* products[kMostEntries] = {};  // P_e [tasks, width, width]; null: none
-  T* sum;                                // [tasks, width, width]
+  StepsParams steps;
+  const T* products[StepsParams::kMostEntries] = {};  // P_e [tasks, width, width]; null: none
+  T* sum;                                             // [tasks, width, width]
 };
 
 template <class T>
@@ -37,6 +44,9 @@ struct SpectralEntries {
 
 struct SpectralKernels : Precisions<SpectralEntries> {
   void (*normal_matrix)(const NormalParams&, const Parallel&);
+  // Every entry at every eigenvalue, and its divided difference with the last of them: [entries, tasks, width].
+  void (*power)(const StepsParams&, double* entries, const Parallel&);
+  void (*edges)(const StepsParams&, double* entries, const Parallel&);
 };
 
 extern const SpectralKernels spectral_kernels_baseline;

@@ -8,120 +8,77 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
+#include <optional>
 #include <vector>
 
 #include "cpu/pack.hpp"
 #include "cpu/spectral.hpp"
+#include "cpu/spectral_powers.hpp"
 
 namespace pb::inline PB_ISA {
 
-// How a power is made of the step, the highest binary digit first: squared, or followed by a step.
-enum class Link : bool { square, step };
-
-inline std::vector<Link> links_of(Index power) {
-  std::vector<Link> links;
-  const auto bits = static_cast<std::uint64_t>(power);
-  for (int digit = std::bit_width(bits) - 2; digit >= 0; --digit) {
-    links.push_back(Link::square);
-    if (bits >> digit & 1) links.push_back(Link::step);
-  }
-  return links;
-}
-
-// Rows of an affine map of K numbers, or of its divided differences; the last column multiplies what is constant.
-template <class V, int K>
-struct AffineMap {
-  V at[K][K + 1];
-};
-
-using Doubles = Pack<double>;
-
-// f after g.
+// Everything that the divided differences of one task follow from.
 template <int K>
-PB_INLINE AffineMap<Doubles, K> composed(const AffineMap<Doubles, K>& f, const AffineMap<Doubles, K>& g) {
-  AffineMap<Doubles, K> found;
-  for (int r = 0; r < K; ++r) {
-    for (int c = 0; c <= K; ++c) {
-      Doubles sum = c == K ? f.at[r][K] : Doubles{};
-      for (int a = 0; a < K; ++a) sum = multiply_add<double>(f.at[r][a], g.at[a][c], sum);
-      found.at[r][c] = sum;
-    }
-  }
-  return found;
-}
-
-// The maps of one task before each link, entry by entry, [links + 1, K (K + 1), padded]: the first is the step.
-template <int K>
-class Powers {
+class Differences {
  public:
-  static constexpr int kEntries = K * (K + 1);
-  static constexpr Index kLanes = PackOf<double>::lanes;
-
-  void make(const std::vector<Link>& links, Index width, const double* step, Index entry_stride) {
-    padded_ = round_up(width, kLanes);
-    values_.assign((links.size() + 1) * kEntries * padded_, 0.0);
-    for (int e = 0; e < kEntries; ++e)
-      std::copy_n(step + e * entry_stride, width, values_.data() + e * padded_);
-    for (Index j = 0; j < padded_; j += kLanes) {
-      const AffineMap<Doubles, K> one = packs(0, j);
-      AffineMap<Doubles, K> whole = one;
-      for (std::size_t k = 0; k < links.size(); ++k) {
-        whole = composed<K>(links[k] == Link::step ? one : whole, whole);
-        for (int e = 0; e < kEntries; ++e)
-          store_pack(values_.data() + ((k + 1) * kEntries + e) * padded_ + j,
-                     whole.at[e / (K + 1)][e % (K + 1)]);
-      }
-    }
+  Differences(const std::vector<Link>& links, const StepsParams& p, Index task)
+      : links_(links), step_(p, task) {
+    powers_.make(links, p, task);
   }
 
-  PB_INLINE Doubles pack(Index link, int r, int c, Index j) const { return load_pack(entry(link, r, c) + j); }
-  PB_INLINE Doubles same(Index link, int r, int c, Index i) const { return broadcast(entry(link, r, c)[i]); }
+  // Those of the eigenvalue i and a pack of others from j on.
+  PB_INLINE AffineMap<K> at(Index i, Index j) const {
+    AffineMap<K> d{};
+    for (int r = 0; r < K; ++r) d.at[r][0] = broadcast(step_.slope(r));
+    for (std::size_t k = 0; k < links_.size(); ++k) d = after(k, d, i, j);
+    return d;
+  }
 
  private:
-  const double* entry(Index link, int r, int c) const {
-    return values_.data() + (link * kEntries + r * (K + 1) + c) * padded_;
-  }
-
-  AffineMap<Doubles, K> packs(Index link, Index j) const {
-    AffineMap<Doubles, K> found;
-    for (int r = 0; r < K; ++r) {
-      for (int c = 0; c <= K; ++c) found.at[r][c] = pack(link, r, c, j);
-    }
-    return found;
-  }
-
-  Index padded_ = 0;
-  std::vector<double> values_;
-};
-
-// Of the eigenvalue i and a pack of others from j on; slope [K] is the first column of those of the step.
-template <int K>
-PB_INLINE AffineMap<Doubles, K> differences(const std::vector<Link>& links, const Powers<K>& powers,
-                                            const double* slope, Index i, Index j) {
-  AffineMap<Doubles, K> d{};
-  for (int r = 0; r < K; ++r) d.at[r][0] = broadcast(slope[r]);
-  for (std::size_t k = 0; k < links.size(); ++k) {
-    const bool step = links[k] == Link::step;
-    AffineMap<Doubles, K> next;
+  // By the product rule, f after g: g is the map before the link, f the step or g again.
+  PB_INLINE AffineMap<K> after(Index link, const AffineMap<K>& d, Index i, Index j) const {
+    const bool step = links_[link] == Link::step;
+    AffineMap<K> next;
     for (int r = 0; r < K; ++r) {
       for (int c = 0; c <= K; ++c) {
-        // df g(l_j), where the f of a step has no slope but that of the first column
         Doubles sum{};
         if (step) {
-          sum = broadcast(slope[r]) * powers.pack(k, 0, c, j);
+          sum = step_.slope(r) * load_pack(powers_.entry(link, 0, c) + j);
         } else {
           if (c == K) sum = d.at[r][K];
-          for (int b = 0; b < K; ++b) sum = multiply_add<double>(d.at[r][b], powers.pack(k, b, c, j), sum);
+          for (int b = 0; b < K; ++b)
+            sum = multiply_add<double>(d.at[r][b], load_pack(powers_.entry(link, b, c) + j), sum);
         }
-        for (int a = 0; a < K; ++a)  // f(l_i) dg
-          sum = multiply_add<double>(powers.same(step ? 0 : k, r, a, i), d.at[a][c], sum);
+        for (int a = 0; a < K; ++a)
+          sum = multiply_add<double>(broadcast(powers_.entry(step ? 0 : link, r, a)[i]), d.at[a][c], sum);
         next.at[r][c] = sum;
       }
     }
-    d = next;
+    return next;
   }
-  return d;
+
+  const std::vector<Link>& links_;
+  Step<K> step_;
+  Powers<K> powers_;
+};
+
+template <int K>
+void edges_of(const StepsParams& p, double* entries, const Parallel& parallel) {
+  const std::vector<Link> links = links_of(p.steps);
+  parallel(p.tasks, [&](Index task) {
+    const Differences<K> differences(links, p, task);
+    for (Index j = 0; j < p.width; j += PackOf<double>::lanes) {
+      const AffineMap<K> d = differences.at(p.width - 1, j);
+      for (int e = 0; e < p.entries(); ++e)
+        store_part(entries + (e * p.tasks + task) * p.width + j, d.at[e / (K + 1)][e % (K + 1)],
+                   std::min<Index>(PackOf<double>::lanes, p.width - j));
+    }
+  });
+}
+
+// The divided differences with the last eigenvalue: [K (K + 1), tasks, width].
+inline void last_edges(const StepsParams& p, double* entries, const Parallel& parallel) {
+  p.states() == 1 ? edges_of<1>(p, entries, parallel) : edges_of<2>(p, entries, parallel);
 }
 
 // Pairs (i, j) of eigenvalues of one task, a square of kTile by kTile on or above the diagonal at a time.
@@ -129,16 +86,15 @@ template <class T, int K>
 class PairTiles {
  public:
   static constexpr Index kTile = 16, kLanes = PackOf<double>::lanes;
+  static constexpr int kEntries = K * (K + 1);
 
-  PairTiles(const PairsParams<T>& p, const std::vector<Link>& links, const Powers<K>& powers, Index task)
-      : p_(p), links_(links), powers_(powers), task_(task) {
-    for (int r = 0; r < K; ++r) slope_[r] = p.slope[r * p.tasks + task];
-  }
+  PairTiles(const PairsParams<T>& p, const Differences<K>& differences, Index task)
+      : p_(p), differences_(differences), width_(p.steps.width), offset_(task * width_ * width_) {}
 
   void run(Index top, Index left) {
-    const Index rows = std::min(kTile, p_.width - top), columns = std::min(kTile, p_.width - left);
-    for (int e = 0; e < Powers<K>::kEntries; ++e) {
-      if (p_.products[e]) gather(p_.products[e] + offset(), top, left, rows, columns, weights_[e]);
+    const Index rows = std::min(kTile, width_ - top), columns = std::min(kTile, width_ - left);
+    for (int e = 0; e < kEntries; ++e) {
+      if (p_.products[e]) gather(p_.products[e] + offset_, top, left, rows, columns, weights_[e]);
     }
     for (Index i = 0; i < rows; ++i) {
       for (Index j = 0; j < columns; j += kLanes)
@@ -148,24 +104,22 @@ class PairTiles {
   }
 
  private:
-  Index offset() const { return task_ * p_.width * p_.width; }
-
   // The sums of each number of a tile with the one that mirrors it.
   void gather(const T* from, Index top, Index left, Index rows, Index columns, double* to) const {
     for (Index j = 0; j < columns; ++j) {
-      const T* const mirrored = from + (left + j) * p_.width + top;
+      const T* const mirrored = from + (left + j) * width_ + top;
       for (Index i = 0; i < rows; ++i) to[i * kTile + j] = static_cast<double>(mirrored[i]);
     }
     for (Index i = 0; i < rows; ++i) {
-      const T* const row = from + (top + i) * p_.width + left;
+      const T* const row = from + (top + i) * width_ + left;
       for (Index j = 0; j < columns; ++j) to[i * kTile + j] += static_cast<double>(row[j]);
     }
   }
 
   Doubles weighted(Index i, Index j, Index place) const {
-    const AffineMap<Doubles, K> d = differences<K>(links_, powers_, slope_, i, j);
+    const AffineMap<K> d = differences_.at(i, j);
     Doubles sum{};
-    for (int e = 0; e < Powers<K>::kEntries; ++e) {
+    for (int e = 0; e < kEntries; ++e) {
       if (p_.products[e])
         sum = multiply_add<double>(d.at[e / (K + 1)][e % (K + 1)], load_pack(weights_[e] + place), sum);
     }
@@ -174,45 +128,42 @@ class PairTiles {
 
   // To both sides of the diagonal; on it, what is above.
   void scatter(Index top, Index left, Index rows, Index columns) const {
-    T* const to = p_.sum + offset();
+    T* const to = p_.sum + offset_;
     for (Index i = 0; i < rows; ++i) {
       for (Index j = top == left ? i : 0; j < columns; ++j)
-        to[(top + i) * p_.width + left + j] = static_cast<T>(sums_[i * kTile + j]);
+        to[(top + i) * width_ + left + j] = static_cast<T>(sums_[i * kTile + j]);
     }
     for (Index j = 0; j < columns; ++j) {
       for (Index i = 0; i < (top == left ? j : rows); ++i)
-        to[(left + j) * p_.width + top + i] = static_cast<T>(sums_[i * kTile + j]);
+        to[(left + j) * width_ + top + i] = static_cast<T>(sums_[i * kTile + j]);
     }
   }
 
   const PairsParams<T>& p_;
-  const std::vector<Link>& links_;
-  const Powers<K>& powers_;
-  Index task_;
-  double slope_[K];
-  alignas(kPackBytes) double weights_[Powers<K>::kEntries][kTile * kTile] = {};
+  const Differences<K>& differences_;
+  Index width_, offset_;
+  alignas(kPackBytes) double weights_[kEntries][kTile * kTile] = {};
   alignas(kPackBytes) double sums_[kTile * kTile];
 };
 
 template <class T, int K>
 void pairs_of(const PairsParams<T>& p, const Parallel& parallel) {
   using Tiles = PairTiles<T, K>;
-  const std::vector<Link> links = links_of(p.steps);
-  std::vector<Powers<K>> powers(p.tasks);
-  parallel(p.tasks, [&](Index task) {
-    powers[task].make(links, p.width, p.step + task * p.width, p.tasks * p.width);
-  });
-  const Index heights = ceil_div(p.width, Tiles::kTile);
-  parallel(p.tasks * heights, [&](Index piece) {
+  const StepsParams& steps = p.steps;
+  const std::vector<Link> links = links_of(steps.steps);
+  std::vector<std::optional<Differences<K>>> differences(steps.tasks);
+  parallel(steps.tasks, [&](Index task) { differences[task].emplace(links, steps, task); });
+  const Index heights = ceil_div(steps.width, Tiles::kTile);
+  parallel(steps.tasks * heights, [&](Index piece) {
     const Index task = piece / heights, top = piece % heights * Tiles::kTile;
-    Tiles tiles(p, links, powers[task], task);
-    for (Index left = top; left < p.width; left += Tiles::kTile) tiles.run(top, left);
+    Tiles tiles(p, *differences[task], task);
+    for (Index left = top; left < steps.width; left += Tiles::kTile) tiles.run(top, left);
   });
 }
 
 template <class T>
 void weighted_pairs(const PairsParams<T>& p, const Parallel& parallel) {
-  p.states == 1 ? pairs_of<T, 1>(p, parallel) : pairs_of<T, 2>(p, parallel);
+  p.steps.states() == 1 ? pairs_of<T, 1>(p, parallel) : pairs_of<T, 2>(p, parallel);
 }
 
 }  // namespace pb::inline PB_ISA

@@ -1,7 +1,9 @@
 // The torch operators of the spectral method, on a CPU. No autograd, no fake implementation: its node calls them.
 //
 //   pybilevel::spectral_normal   X^T S X
-//   pybilevel::spectral_pairs    products, weighted by divided differences
+//   pybilevel::spectral_power    T steps, at every eigenvalue
+//   pybilevel::spectral_edges    its divided differences with the last eigenvalue
+//   pybilevel::spectral_pairs    products, weighted by its divided differences at all pairs
 //
 // pybilevel/ops/spectral.py documents the arguments.
 #include "cpu/spectral.hpp"
@@ -14,6 +16,7 @@
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "cpu/dispatch.hpp"
 #include "ops/torch_threads.hpp"
@@ -56,68 +59,113 @@ Tensor normal(const Tensor& x_given, const Tensor& scale_given) {
   return h;
 }
 
+// The settings of a call, as tensors that the params point to.
+class Steps {
+ public:
+  StepsParams params;
+
+  Steps(const Tensor& values, const Tensor& lr, const std::optional<Tensor>& momentum, const Tensor& decay,
+        bool nesterov, Index steps)
+      : like_(values) {
+    TORCH_CHECK_VALUE(values.dim() >= 1, "pybilevel: values must be [*B, r], got ", values.sizes());
+    TORCH_CHECK_VALUE(steps >= 1, "pybilevel: steps must be at least 1, got ", steps);
+    params.tasks = tasks_of(values, 1);
+    params.width = values.size(-1);
+    params.steps = steps;
+    params.nesterov = nesterov;
+    params.values = hold(values, params.width, "values");
+    params.lr = hold(lr, 1, "lr");
+    params.decay = hold(decay, 1, "decay");
+    if (momentum) params.momentum = hold(*momentum, 1, "momentum");
+  }
+
+  // [entries, *B, r]
+  Tensor run(void (*kernel)(const StepsParams&, double*, const Parallel&)) const {
+    std::vector<Index> shape = like_.sizes().vec();
+    shape.insert(shape.begin(), params.entries());
+    const Tensor found = at::empty(shape, like_.options());
+    kernel(params, found.mutable_data_ptr<double>(), {run_on_torch_threads});
+    return found;
+  }
+
+ private:
+  // Where its numbers lie one after the other, `each` of them a task.
+  const double* hold(const Tensor& given, Index each, const char* name) {
+    TORCH_CHECK_TYPE(given.scalar_type() == at::kDouble, "pybilevel: ", name, " must be float64, got ",
+                     given.scalar_type());
+    TORCH_CHECK_VALUE(given.numel() == params.tasks * each, "pybilevel: ", name, " must have ", each,
+                      " numbers for each of ", params.tasks, " tasks, got ", given.sizes());
+    held_.push_back(given.contiguous());
+    return held_.back().const_data_ptr<double>();
+  }
+
+  Tensor like_;
+  std::vector<Tensor> held_;
+};
+
+Tensor power(const Tensor& values, const Tensor& lr, const std::optional<Tensor>& momentum,
+             const Tensor& decay, bool nesterov, Index steps) {
+  return Steps(values, lr, momentum, decay, nesterov, steps).run(spectral_kernels().power);
+}
+
+Tensor edges(const Tensor& values, const Tensor& lr, const std::optional<Tensor>& momentum,
+             const Tensor& decay, bool nesterov, Index steps) {
+  return Steps(values, lr, momentum, decay, nesterov, steps).run(spectral_kernels().edges);
+}
+
 template <class T>
-Tensor run_pairs(const Tensor& step, const Tensor& slope, Index steps,
-                 const std::vector<std::optional<Tensor>>& products, const Tensor& like) {
-  PairsParams<T> params;
-  params.tasks = tasks_of(like, 2);
-  params.width = like.size(-1);
-  params.states = static_cast<int>(slope.size(0));
-  params.steps = steps;
-  params.step = step.const_data_ptr<double>();
-  params.slope = slope.const_data_ptr<double>();
+Tensor run_pairs(const Steps& steps, const std::vector<Tensor>& products, const Tensor& like) {
+  PairsParams<T> params{.steps = steps.params, .sum = nullptr};
   for (std::size_t e = 0; e < products.size(); ++e)
-    params.products[e] = products[e] ? products[e]->template const_data_ptr<T>() : nullptr;
+    params.products[e] = products[e].defined() ? products[e].template const_data_ptr<T>() : nullptr;
   const Tensor sum = at::empty(like.sizes(), like.options());
   params.sum = sum.mutable_data_ptr<T>();
   spectral_kernels().in<T>().pairs(params, {run_on_torch_threads});
   return sum;
 }
 
-Tensor pairs(const Tensor& step, const Tensor& slope, Index steps,
-             const c10::List<std::optional<Tensor>>& given) {
-  const Index states = slope.dim() > 0 ? slope.size(0) : 0;
-  TORCH_CHECK_VALUE(states == 1 || states == 2, "pybilevel: slope must be [1 or 2, *B], got ", slope.sizes());
-  TORCH_CHECK_VALUE(steps >= 1, "pybilevel: steps must be at least 1, got ", steps);
-  const Index entries = states * (states + 1);
-  TORCH_CHECK_VALUE(
-      step.dim() == slope.dim() + 1 && step.size(0) == entries && static_cast<Index>(given.size()) == entries,
-      "pybilevel: step must be [", entries, ", *B, r], with as many products, got ", step.sizes(), " and ",
-      given.size());
-  TORCH_CHECK_TYPE(step.scalar_type() == at::kDouble && slope.scalar_type() == at::kDouble,
-                   "pybilevel: step and slope must be float64");
-  std::vector<Index> shape = step.sizes().slice(1).vec();
+Tensor pairs(const Tensor& values, const Tensor& lr, const std::optional<Tensor>& momentum,
+             const Tensor& decay, bool nesterov, Index count, const c10::List<std::optional<Tensor>>& given) {
+  const Steps steps(values, lr, momentum, decay, nesterov, count);
+  const Index entries = steps.params.entries();
+  TORCH_CHECK_VALUE(static_cast<Index>(given.size()) == entries, "pybilevel: products must be ", entries,
+                    ", got ", given.size());
+  std::vector<Index> shape = values.sizes().vec();
   shape.push_back(shape.back());
-  std::vector<std::optional<Tensor>> products(entries);
+  std::vector<Tensor> products(entries);
   Tensor like;
   for (Index e = 0; e < entries; ++e) {
     const std::optional<Tensor> product = given.get(e);
     if (!product) continue;
     products[e] = product->contiguous();
-    if (!like.defined()) like = *products[e];
+    if (!like.defined()) like = products[e];
     TORCH_CHECK_VALUE(
         product->sizes() == at::IntArrayRef(shape) && product->scalar_type() == like.scalar_type(),
-        "pybilevel: products must be ", shape, " and of one dtype, got ", product->sizes(), " of ",
-        product->scalar_type());
+        "pybilevel: products must be ", at::IntArrayRef(shape), " and of one dtype, got ", product->sizes(),
+        " of ", product->scalar_type());
   }
   TORCH_CHECK_VALUE(like.defined(), "pybilevel: no product is given");
   TORCH_CHECK_TYPE(like.scalar_type() == at::kFloat || like.scalar_type() == at::kDouble,
                    "pybilevel: products must be float32 or float64, got ", like.scalar_type());
-  const Tensor step_values = step.contiguous(), slope_values = slope.contiguous();
-  return like.scalar_type() == at::kDouble
-             ? run_pairs<double>(step_values, slope_values, steps, products, like)
-             : run_pairs<float>(step_values, slope_values, steps, products, like);
+  return like.scalar_type() == at::kDouble ? run_pairs<double>(steps, products, like)
+                                           : run_pairs<float>(steps, products, like);
 }
 
 }  // namespace
 
+#define PB_STEPS "Tensor values, Tensor lr, Tensor? momentum, Tensor decay, bool nesterov, int steps"
+
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def("spectral_normal(Tensor x, Tensor scale) -> Tensor");
-  m.def("spectral_pairs(Tensor step, Tensor slope, int steps, Tensor?[] products) -> Tensor");
+  m.def("spectral_power(" PB_STEPS ") -> Tensor");
+  m.def("spectral_edges(" PB_STEPS ") -> Tensor");
+  m.def("spectral_pairs(" PB_STEPS ", Tensor?[] products) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(pybilevel, CPU, m) {
   m.impl("spectral_normal", &normal);
+  m.impl("spectral_power", &power);
+  m.impl("spectral_edges", &edges);
   m.impl("spectral_pairs", &pairs);
 }
 

@@ -19,6 +19,7 @@ Source: Higham, Functions of Matrices, SIAM 2008, theorem 3.11 (Daleckii and Kre
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from pybilevel.engine.generic import once
 from pybilevel.engine.spectral_basis import Parts, Spectrum, combined, decompose, joined, split
-from pybilevel.engine.spectral_powers import Map, Pairs, Rule, differences, power, weighted
+from pybilevel.engine.spectral_powers import Map, Pairs, Rule, edges, functions, power, weighted
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class QuadraticSteps(torch.autograd.Function):
             rows = x @ spectrum.vectors if coordinates_kept(*x.shape[-2:]) else None
             b = _targets(spectrum, x, rows, scale * y)
             parts = [*_parts(spectrum, states[: 1 if momentum is None else 2]), b]
-            f = power(Rule(lr, momentum, decay, form.nesterov).step(spectrum.values), form.steps)
-            results = [joined(spectrum, _applied(spectrum, row, parts)).to(dtype) for row in f]
+            f = functions(Rule(lr, momentum, decay, form.nesterov), spectrum.values, form.steps)
+            results = [joined(spectrum, _applied(row, parts)).to(dtype) for row in f]
         ctx.form, ctx.partial, ctx.power = form, spectrum.partial, f
         ctx.set_materialize_grads(False)
         # the inputs themselves, so that autograd notices when one is changed in place before the backward
@@ -109,11 +110,11 @@ class _Reverse:
             return found
         if any(wanted[:6]):
             *states, last = zip(*self._power, strict=True)
-            b = _applied(self._spectrum, last, self._bars)
+            b = _applied(last, self._bars)
             found[:4] = self._data(wanted, b.to(self._x.dtype))
             for place, column in zip((4, 5), states, strict=False):
                 if wanted[place]:
-                    found[place] = joined(self._spectrum, _applied(self._spectrum, column, self._bars))
+                    found[place] = joined(self._spectrum, _applied(column, self._bars))
         if any(wanted[6:]):
             found[6:] = self._settings_bars(wanted[6:])
         return found
@@ -175,12 +176,10 @@ class _Reverse:
         }
         products = {place: g.inside @ a.inside.mT for place, (g, a) in terms.items()}
         values, r = self._spectrum.values, self._spectrum.vectors.shape[-1]
-        rule, steps = self._rule, self._form.steps
-        core = weighted(rule.step(values[..., :r]), rule.slope(), steps, products)
+        core = weighted(self._rule, values[..., :r], self._form.steps, products)
         if not self._spectrum.partial:
             return core, None, 0.0
-        edges = differences(rule.step(values), rule.step(values[..., r:]), rule.slope(), steps, dtype)
-        return core, *_beyond(terms, edges)
+        return core, *_beyond(terms, edges(self._rule, values, self._form.steps))
 
     def _settings_bars(self, wanted: Sequence[bool]) -> list[Tensor | None]:
         """lr_bar, momentum_bar and decay_bar, by autograd through the powers."""
@@ -224,17 +223,18 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _beyond(
-    terms: Mapping[tuple[int, int], tuple[Parts, Parts]], edges: Pairs
+    terms: Mapping[tuple[int, int], tuple[Parts, Parts]], last: Pairs
 ) -> tuple[Tensor, Tensor | float]:
     """Of H_bar + H_bar^T what leads from U to the rest, [*B, r, D], and of H_bar the trace of the rest, [*B].
 
-    edges [*B, r + 1, 1]: the divided differences with the last eigenvalue, which is that of the rest.
+    last [*B, r + 1]: the divided differences with the last eigenvalue, which is that of the rest.
     """
     cross: Any = None
     trace: Any = 0.0
     for place, (g, a) in terms.items():
         assert g.outside is not None
-        edge, corner = edges[place][..., :-1, :], edges[place][..., -1, 0]
+        values = last[place].to(g.inside.dtype)
+        edge, corner = values[..., :-1, None], values[..., -1]
         sides = (edge * a.inside) @ g.outside.mT
         if a.outside is not None:
             sides = sides + (edge * g.inside) @ a.outside.mT
@@ -247,11 +247,9 @@ def _parts(spectrum: Spectrum, tensors: Sequence[Tensor | None]) -> list[Parts |
     return [None if t is None else split(spectrum, t) for t in tensors]
 
 
-def _applied(spectrum: Spectrum, functions: Sequence[Tensor], parts: Sequence[Parts | None]) -> Parts:
+def _applied(row: Sequence[Tensor], parts: Sequence[Parts | None]) -> Parts:
     """The sum of f(H) a over functions f, given by their values, and the matrices a that are there."""
-    shape = spectrum.values.shape
-    pairs = [(f.expand(shape), a) for f, a in zip(functions, parts, strict=True) if a is not None]
-    return combined([a.scaled(f) for f, a in pairs])
+    return combined([a.scaled(f) for f, a in zip(row, parts, strict=True) if a is not None])
 
 
 def _design(x: Tensor, bias: bool) -> Tensor:
@@ -268,5 +266,6 @@ def _doubled(tensors: Sequence[Tensor | None]) -> list[Any]:
     return [None if t is None else t.double() for t in tensors]
 
 
-def _no_autocast(tensor: Tensor) -> torch.autocast:
-    return torch.autocast(tensor.device.type, enabled=False)
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

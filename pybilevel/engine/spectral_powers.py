@@ -44,6 +44,16 @@ class Rule(NamedTuple):
     decay: Tensor
     nesterov: bool
 
+    @property
+    def states(self) -> int:
+        """k."""
+        return 1 if self.momentum is None else 2
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The rows and columns of the map."""
+        return [(r, c) for r in range(self.states) for c in range(self.states + 1)]
+
     def step(self, values: Tensor) -> Map:
         """One step at the eigenvalues [*B, D]."""
         a = values + self.decay
@@ -80,47 +90,58 @@ def products(steps: int) -> int:
     return steps.bit_length() + steps.bit_count() - 2
 
 
-def weighted(step: Map, slope: Sequence[Tensor], steps: int, products: Pairs) -> Tensor:
-    """The sum over some entries of f[l_i, l_j] (P[i, j] + P[j, i]), where f is `power(step, steps)`: [*B, D, D].
+def functions(rule: Rule, values: Tensor, steps: int) -> Map:
+    """`power` of the step at the eigenvalues [*B, D], each entry of that shape; not differentiable on a CPU."""
+    if ops.spectral_native(values):
+        flat = ops.spectral_power(values, *rule, steps).unbind(0)
+        width = rule.states + 1
+        return [flat[k : k + width] for k in range(0, len(flat), width)]
+    return [[x.expand(values.shape) for x in row] for row in power(rule.step(values), steps)]
 
-    step: at the D eigenvalues; slope: `Rule.slope`; products: P [*B, D, D] by row and column of the map.
-    Cost: `spectral_pairs` on a CPU; elsewhere about log2 T products of maps over [*B, D, D].
+
+def weighted(rule: Rule, values: Tensor, steps: int, products: Pairs) -> Tensor:
+    """The sum over some entries of f[l_i, l_j] (P[i, j] + P[j, i]), where f is `functions`: [*B, D, D].
+
+    values: [*B, D]; products: P [*B, D, D] by row and column of the map.
+    Cost: `ops.spectral_pairs` on a CPU; elsewhere about log2 T products of maps over [*B, D, D].
     """
-    some = next(iter(products.values()))
-    if ops.spectral_native(some):
-        places = [(r, c) for r, row in enumerate(step) for c in range(len(row))]
-        maps = torch.stack([step[r][c].expand(some.shape[:-1]) for r, c in places])
-        slopes = torch.stack([u.squeeze(-1).expand(some.shape[:-2]) for u in slope])
-        total: Tensor = ops.spectral_pairs(maps, slopes, steps, [products.get(place) for place in places])
+    if ops.spectral_native(values):
+        given = [products.get(place) for place in rule.places]
+        total: Tensor = ops.spectral_pairs(values, *rule, steps, given)
         return total
-    pairs = differences(step, step, slope, steps, some.dtype)
+    dtype = next(iter(products.values())).dtype
+    pairs = differences(rule, values, values, steps, dtype)
     half: Any = sum(pairs[place] * p for place, p in products.items())
     both: Tensor = half + half.mT
     return both
 
 
-def differences(left: Map, right: Map, slope: Sequence[Tensor], steps: int, dtype: torch.dtype) -> Pairs:
-    """The divided differences of `power(step, steps)` at pairs of eigenvalues, in `dtype`.
+def edges(rule: Rule, values: Tensor, steps: int) -> Pairs:
+    """The divided differences of `functions` with the last eigenvalue, [*B, D], by row and column."""
+    if ops.spectral_native(values):
+        found = ops.spectral_edges(values, *rule, steps).unbind(0)
+        return dict(zip(rule.places, found, strict=True))
+    pairs = differences(rule, values, values[..., -1:], steps, values.dtype)
+    return {place: x.squeeze(-1) for place, x in pairs.items()}
 
-    left, right: the step at eigenvalues l_i [*B, p] and l_j [*B, q], float64; its powers are rounded to `dtype` where
-    the product rule begins; slope: `Rule.slope`. Results [*B, p, q].
-    Cost: 5 passes over all pairs (26 with momentum) for each product of `power`.
+
+def differences(rule: Rule, left: Tensor, right: Tensor, steps: int, dtype: torch.dtype) -> Pairs:
+    """The divided differences of `power` at the eigenvalues left [*B, p] and right [*B, q]: [*B, p, q], in `dtype`.
+
+    Cost: passes over all pairs, 5 (26 with momentum) for each product of `power`.
     """
+    step, step_right, slope = rule.step(left), rule.step(right), rule.slope()
     none = torch.zeros_like(slope[0])
-    one = {
-        (r, c): (none if c else slope[r]).to(dtype).unsqueeze(-1)
-        for r, row in enumerate(left)
-        for c in range(len(row))
-    }
-    f, g = left, right
+    one = {(r, c): (none if c else slope[r]).to(dtype).unsqueeze(-1) for r, c in rule.places}
+    f, g = step, step_right
     found: Pairs = one
     for digit in bin(steps)[3:]:
         found = _product_rule(f, found, g, found, dtype)
         f, g = _product(f, f), _product(g, g)
         if digit == "1":
-            found = _product_rule(left, one, g, found, dtype)
-            f, g = _product(left, f), _product(right, g)
-    shape = (*left[0][0].shape, right[0][0].shape[-1])
+            found = _product_rule(step, one, g, found, dtype)
+            f, g = _product(step, f), _product(step_right, g)
+    shape = (*left.shape, right.shape[-1])
     return {place: x.expand(shape) for place, x in found.items()}
 
 

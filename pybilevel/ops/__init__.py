@@ -20,7 +20,13 @@ from pybilevel.ops.optimizers import (
     optimizer_pullback,
     optimizer_step,
 )
-from pybilevel.ops.spectral import spectral_native, spectral_normal, spectral_pairs
+from pybilevel.ops.spectral import (
+    spectral_edges,
+    spectral_native,
+    spectral_normal,
+    spectral_pairs,
+    spectral_power,
+)
 
 __all__ = [
     "OPTIMIZERS",
@@ -42,8 +48,10 @@ __all__ = [
     "parameters_size",
     "plain_graph",
     "predictions_size",
+    "spectral_edges",
     "spectral_native",
     "spectral_normal",
     "spectral_pairs",
+    "spectral_power",
     "state_size",
 ]
