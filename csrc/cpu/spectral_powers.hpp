@@ -45,7 +45,7 @@ class Step {
     }
   }
 
-  AffineMap<K> at(Doubles values) const {
+  PB_INLINE AffineMap<K> at(Doubles values) const {
     const Doubles a = values + decay_;
     if constexpr (K == 1) {
       return {{{1.0 - lr_ * a, broadcast(lr_)}}};
