@@ -25,8 +25,8 @@ struct StepsParams {
   const double *lr, *momentum = nullptr, *decay;  // [tasks]; no momentum: no velocity
   bool nesterov = false;
 
-  int states() const { return momentum ? 2 : 1; }
-  int entries() const { return states() * (states() + 1); }
+  int states = 1;  // K: 2 with momentum, whose numbers are none where there is no task
+  int entries() const { return states * (states + 1); }
 };
 
 // sum over entries e of f_e[l_i, l_j] (P_e[i, j] + P_e[j, i]), where f_e[., .] are the divided differences of that power.

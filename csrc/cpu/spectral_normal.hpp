@@ -8,6 +8,7 @@
 #include "core/constant.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/spectral.hpp"
+#include "cpu/spectral_doubles.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -83,7 +84,7 @@ class NormalMatrix {
       for (int j = 0; j < kPacks; ++j) {
         const Index part = std::clamp<Index>(columns - j * kLanes, 0, kLanes);
         double* const out = c[i] + j * kLanes;
-        store_part(out, accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
+        store_up_to(out, accumulate ? load_up_to(out, part) + sum[i][j] : sum[i][j], part);
       }
     }
   }

@@ -13,6 +13,7 @@
 
 #include "cpu/pack.hpp"
 #include "cpu/spectral.hpp"
+#include "cpu/spectral_doubles.hpp"
 #include "cpu/spectral_powers.hpp"
 
 namespace pb::inline PB_ISA {
@@ -70,15 +71,15 @@ void edges_of(const StepsParams& p, double* entries, const Parallel& parallel) {
     for (Index j = 0; j < p.width; j += PackOf<double>::lanes) {
       const AffineMap<K> d = differences.at(p.width - 1, j);
       for (int e = 0; e < p.entries(); ++e)
-        store_part(entries + (e * p.tasks + task) * p.width + j, d.at[e / (K + 1)][e % (K + 1)],
-                   std::min<Index>(PackOf<double>::lanes, p.width - j));
+        store_up_to(entries + (e * p.tasks + task) * p.width + j, d.at[e / (K + 1)][e % (K + 1)],
+                    std::min<Index>(PackOf<double>::lanes, p.width - j));
     }
   });
 }
 
 // The divided differences with the last eigenvalue: [K (K + 1), tasks, width].
 inline void last_edges(const StepsParams& p, double* entries, const Parallel& parallel) {
-  p.states() == 1 ? edges_of<1>(p, entries, parallel) : edges_of<2>(p, entries, parallel);
+  p.states == 1 ? edges_of<1>(p, entries, parallel) : edges_of<2>(p, entries, parallel);
 }
 
 // Pairs (i, j) of eigenvalues of one task, a square of kTile by kTile on or above the diagonal at a time.
@@ -163,7 +164,7 @@ void pairs_of(const PairsParams<T>& p, const Parallel& parallel) {
 
 template <class T>
 void weighted_pairs(const PairsParams<T>& p, const Parallel& parallel) {
-  p.steps.states() == 1 ? pairs_of<T, 1>(p, parallel) : pairs_of<T, 2>(p, parallel);
+  p.steps.states == 1 ? pairs_of<T, 1>(p, parallel) : pairs_of<T, 2>(p, parallel);
 }
 
 }  // namespace pb::inline PB_ISA

@@ -9,6 +9,7 @@
 
 #include "cpu/pack.hpp"
 #include "cpu/spectral.hpp"
+#include "cpu/spectral_doubles.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -24,8 +25,6 @@ inline std::vector<Link> links_of(Index power) {
   }
   return links;
 }
-
-using Doubles = Pack<double>;
 
 // Rows of an affine map of K numbers, or of its divided differences; the last column multiplies what is constant.
 template <int K>
@@ -89,7 +88,7 @@ class Powers {
     const Step<K> step(p, task);
     for (Index j = 0; j < p.width; j += kLanes) {
       const AffineMap<K> one =
-          step.at(load_part(p.values + task * p.width + j, std::min(kLanes, p.width - j)));
+          step.at(load_up_to(p.values + task * p.width + j, std::min(kLanes, p.width - j)));
       AffineMap<K> whole = one;
       put(0, j, whole);
       for (std::size_t k = 0; k < links.size(); ++k) {
@@ -127,7 +126,7 @@ void power_of(const StepsParams& p, double* entries, const Parallel& parallel) {
 
 // Every entry at every eigenvalue: [K (K + 1), tasks, width].
 inline void power_at(const StepsParams& p, double* entries, const Parallel& parallel) {
-  p.states() == 1 ? power_of<1>(p, entries, parallel) : power_of<2>(p, entries, parallel);
+  p.states == 1 ? power_of<1>(p, entries, parallel) : power_of<2>(p, entries, parallel);
 }
 
 }  // namespace pb::inline PB_ISA

@@ -76,7 +76,9 @@ class Steps {
     params.values = hold(values, params.width, "values");
     params.lr = hold(lr, 1, "lr");
     params.decay = hold(decay, 1, "decay");
-    if (momentum) params.momentum = hold(*momentum, 1, "momentum");
+    if (!momentum) return;
+    params.momentum = hold(*momentum, 1, "momentum");
+    params.states = 2;
   }
 
   // [entries, *B, r]
