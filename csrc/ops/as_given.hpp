@@ -13,6 +13,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 
@@ -30,20 +31,25 @@ namespace pb {
 
 using FlatTensors = std::array<std::optional<at::Tensor>, kTensors>;
 
-// Whether operations on a tensor are somebody's to see: it has no memory of its own.
-inline bool is_traced(const at::Tensor& t) { return t.key_set().has(at::DispatchKey::Python); }
+// Whether a tensor is memory and nothing else, and nobody watches operations: views and copies need no torch then.
+inline bool is_plain(const at::Tensor& t) {
+  using Key = c10::DispatchKey;
+  static constexpr c10::DispatchKeySet kOdd{
+      Key::Python,        Key::Negative,         Key::Conjugate,           Key::ZeroTensor,
+      Key::Functionalize, Key::FuncTorchBatched, Key::FuncTorchGradWrapper};
+  return !c10::impl::TorchDispatchModeTLS::any_modes_set() && !t.key_set().has_any(kOdd) && t.has_storage();
+}
 
-// Views for code below autograd. torch's take 1 us each and as many cold cache lines, this one a tenth.
+// A view of a plain tensor, for code below autograd: torch's take 1 us each and as many cold cache lines, this a tenth.
 inline at::Tensor strided_view(const at::Tensor& t, at::IntArrayRef sizes, at::IntArrayRef strides,
                                Index offset = 0) {
-  offset += t.storage_offset();
-  if (is_traced(t)) return t.as_strided(sizes, strides, offset);
   auto view = t.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), false);
-  view->set_sizes_and_strides(sizes, strides, offset);
+  view->set_sizes_and_strides(sizes, strides, t.storage_offset() + offset);
   return at::Tensor(std::move(view));
 }
 
 inline at::Tensor expanded_view(const at::Tensor& t, at::IntArrayRef sizes) {
+  if (!is_plain(t)) return t.expand(sizes);
   const auto [shape, strides] = at::inferExpandGeometry_dimvector(t.sizes(), t.strides(), sizes);
   return strided_view(t, shape, strides);
 }
@@ -55,7 +61,7 @@ inline at::Tensor reshaped(const at::Tensor& t, at::IntArrayRef sizes) {
 // A zero, [1].
 inline at::Tensor zero(const at::TensorOptions& options) {
   at::Tensor one = at::empty({1}, options);
-  if (!one.is_cpu() || is_traced(one)) return one.zero_();
+  if (!one.is_cpu() || !is_plain(one)) return one.zero_();
   std::memset(one.mutable_data_ptr(), 0, one.nbytes());
   return one;
 }
@@ -136,7 +142,7 @@ class GivenTensors {
     const Index steps = flat.dim() > 1 ? flat.size(1) : 1;
     const bool a_step = steps > 1 && given.dim() > 0 && given.size(-1) == steps;
     const bool a_task = given.numel() == count_ * (a_step ? steps : 1);
-    if (flat.is_cpu() && !is_traced(flat) && (a_task || given.numel() == (a_step ? steps : 1))) {
+    if (flat.is_cpu() && is_plain(flat) && (a_task || given.numel() == (a_step ? steps : 1))) {
       return reshaped(sum_axes(flat, count_, steps, !a_task, !a_step), given.sizes());
     }
     return at::sum_to(restored(flat), given.sizes());
@@ -179,7 +185,7 @@ class GivenTensors {
   bool lie_in_memory() const {
     for (std::size_t i = 0; i < leaves().size(); ++i) {
       const at::Tensor& leaf = leaves()[i];
-      const bool plain = leaf.is_cpu() && !is_traced(leaf) && leaf.is_contiguous();
+      const bool plain = leaf.is_cpu() && is_plain(leaf) && leaf.is_contiguous();
       if (!plain || leaf.sizes() != leaf_shape(i) || leaf.scalar_type() != leaves()[0].scalar_type())
         return false;
     }
@@ -223,6 +229,7 @@ class GivenTensors {
     if (!shared()) {
       return at::sum_to(flat.narrow(2, begin, count).reshape(with_tasks(shape)), leaf.sizes());
     }
+    if (!is_plain(flat)) return flat.narrow(2, begin, count).reshape(leaf.sizes());
     if (shape.size() == 1) return strided_view(flat, shape, {1}, begin);
     return strided_view(flat, shape, {shape[1], 1}, begin);
   }

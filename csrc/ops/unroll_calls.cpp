@@ -107,15 +107,20 @@ NodeResults unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
   return NodeTensors(tensors, w0).run(constants_of(names, scales, numbers, plan, sizes));
 }
 
+// No call of the form is remembered, or a label is out of range: nothing was run.
+NodeResults not_again() {
+  constexpr std::int64_t kNotAgain = -2;
+  return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), kNotAgain};
+}
+
 NodeResults unroll_again(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
                          bool look) {
   const NodeTensors given(tensors, w0);
   const auto constants = recall(given.form(family));
-  TORCH_CHECK_INDEX(constants, "pybilevel: no call of this form is remembered");
+  if (!constants) return not_again();
   if (look) {
     for (const std::size_t y : {kLabels, kQuery + kLabels}) {
-      TORCH_CHECK_INDEX(!given.has(y) || in_range(given[y], constants->classes),
-                        "pybilevel: a label is out of range");
+      if (given.has(y) && !in_range(given[y], constants->classes)) return not_again();
     }
   }
   return given.run(constants);

@@ -11,6 +11,7 @@ them when they are built, and `again` where there are no problems.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ _TOLD = {name: default for name, default in DEFAULTS.items() if name != "method"
 
 _families: dict[tuple[Any, ...], int] = {}
 _numbers = count()
+_lock = Lock()
 
 
 class CallForm(NamedTuple):
@@ -114,15 +116,17 @@ def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants
     settled = one_way or (itinerary.keep if call.memory == "auto" else not isinstance(call.memory, int))
     if form is None or buffers is not None or not settled or itinerary.ops.numel() > LONGEST or not KEPT:
         return
-    while len(_families) >= KEPT:
-        _families.pop(next(iter(_families)), None)
-    family = _families.setdefault(form.key, next(_numbers))
+    with _lock:
+        while len(_families) >= KEPT:
+            _families.pop(next(iter(_families)))
+        family = _families.setdefault(form.key, next(_numbers))
     remember_unroll(form.tensors, form.leaves, family, KEPT, *by_type(*constants))
 
 
 def forget() -> None:
     """Forget all forms."""
-    _families.clear()
+    with _lock:
+        _families.clear()
     forget_unrolls()
 
 
@@ -140,8 +144,8 @@ def _are_plain(tensors: Sequence[Any]) -> bool:
 def _uniform(
     name: str, value: Any, steps: int, tasks: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """`resolve`, which makes a number a tensor only once: none is written to."""
-    if type(value) is float:
+    """`resolve`, which on a CPU makes a number a tensor only once: none is written to."""
+    if type(value) is float and device.type == "cpu":
         return _number(value, dtype, device)
     return resolve(name, value, steps, tasks, dtype, device)
 

@@ -121,7 +121,7 @@ def _again(
         for name, value in (("l2", l2), ("weights", weights), ("query_weights", query_weights)):
             if value is not None:
                 check_range(name, value)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except Exception:  # which the long way says by its name
         return None
     return fused.again(inner, outer, w0, options, look=True)[0]
 

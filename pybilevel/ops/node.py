@@ -10,7 +10,7 @@ A call that is traced has the node that `register` gives the forward operator. A
     pybilevel::remember_unroll(tensors, w0, family, most, names, scales, numbers, plan, sizes)
     pybilevel::unroll_again(tensors, w0, family, look)
         -> the same, of a call whose tensors look like those of an earlier one and whose family, a number for all that
-           is no tensor, is the same
+           is no tensor, is the same; if none is, or `look` finds a class outside [0, c), no tensors, and -2
     pybilevel::forget_unrolls(); pybilevel::remembered_unrolls() -> how many forms of tensors are kept
 
 It takes tensors as the caller has them: data and initial models with any task dimensions *B; l2 () or [*B], None for
@@ -39,6 +39,9 @@ TENSORS = len(BEFORE) + SETTINGS + len(BEHIND)
 
 W0, OPTIMIZER = 4, 3
 """The places of w0 among the tensors and of the optimizer's name among the names."""
+
+NOT_AGAIN = -2
+"""The number for the first bad step, where `unroll_again` has run nothing."""
 
 ZERO, TRAJECTORY, STATUS = slice(0, 4), 4, 5
 
@@ -220,9 +223,8 @@ def unroll_again(
 
     `look`: None, too, where a class on the CPU is outside [0, c); else classes are taken to be right.
     """
-    try:
-        results = LinearResults(*_unroll_again(tensors, w0, family, look))
-    except IndexError:
+    results = LinearResults(*_unroll_again(tensors, w0, family, look))
+    if results.bad == NOT_AGAIN:
         return None
     _watch(results, tensors, w0, optimizer)
     return results
