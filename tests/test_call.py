@@ -10,6 +10,7 @@ from mlp_cases import MlpCase, solve
 from small_problems import leaf
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pybilevel as pb
 from pybilevel.engine import itinerary, perceptron, recipe
@@ -227,3 +228,59 @@ def test_fake_tensors_have_a_shape_and_no_values_to_look_at():
         x, y = (mode.from_tensor(torch.randn(3, 5, d)) for d in (4, 2))
         w = pb.unroll(pb.LeastSquares(x, y), steps=3, optimizer=pb.SGD(0.1))
     assert isinstance(w, FakeTensor) and w.shape == (3, 5, 2)
+
+
+LAYERS = (4, 6, 2)
+
+
+def perceptrons():
+    """From the leaves of initial perceptrons to their losses; what is looked into is made here, untraced."""
+    rows = pb.MLP(torch.randn(3, 5, 4), torch.randn(3, 5, 2), sizes=LAYERS, l2=torch.full((3,), 0.1))
+    optimizer = pb.SGD(torch.full((3, 3), 0.1))
+
+    def adapted(leaves):
+        w0 = [tuple(leaves[:2]), tuple(leaves[2:])]
+        return pb.ho_objective(rows, rows, w0, steps=3, optimizer=optimizer)
+
+    return adapted
+
+
+def test_a_traced_call_is_traced_whole():
+    """Neither the leaves of a perceptron, nor their cotangents, pass a tracing mode unseen."""
+    adapted = perceptrons()
+    leaves = [leaf.requires_grad_() for pair in pb.MLP.init(LAYERS) for leaf in pair]
+
+    def gradients(*given):
+        return torch.autograd.grad(adapted(list(given)).sum(), given)
+
+    traced = make_fx(gradients, tracing_mode="real")(*leaves)
+    others = [(2 * leaf.detach()).requires_grad_() for leaf in leaves]
+    for found, expected in zip(traced(*others), gradients(*others), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_leaf_whose_sign_is_a_flag():
+    adapted = perceptrons()
+    w, b, v, c = [leaf for pair in pb.MLP.init(LAYERS) for leaf in pair]
+    flagged = torch.complex(torch.zeros(2), -c).conj().imag[:]
+    assert flagged.is_neg() and torch.equal(flagged, c)
+    torch.testing.assert_close(adapted([w, b, v, flagged]), adapted([w, b, v, c]))
+
+
+def test_an_error_of_a_hook_is_not_ours():
+    """A call that is remembered runs once, whatever its hooks raise."""
+    seen = []
+
+    def pack(tensor):
+        seen.append(tensor)
+        raise IndexError("of the hook")
+
+    x = torch.randn(3, 5, 4, requires_grad=True)
+    problem = pb.SoftmaxRegression(x, torch.zeros(3, 5, dtype=torch.long), num_classes=2)
+    pb.unroll(problem, steps=3, optimizer=pb.SGD(0.1))
+    with (
+        pytest.raises(IndexError, match="of the hook"),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+    ):
+        pb.unroll(problem, steps=3, optimizer=pb.SGD(0.1))
+    assert len(seen) == 1
