@@ -1,4 +1,4 @@
-// Elementary functions on a lane that is one scalar (CUDA). cpu/pack.hpp has those on SIMD packs.
+// Elementary functions on a lane that is one scalar (CUDA). cpu/pack_math.hpp has those on SIMD packs.
 #pragma once
 
 #include <cmath>

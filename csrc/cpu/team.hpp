@@ -8,6 +8,7 @@
 #include "cpu/gram.hpp"
 #include "cpu/matmul.hpp"
 #include "cpu/pack.hpp"
+#include "cpu/pack_math.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/transpose.hpp"
 

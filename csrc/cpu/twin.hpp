@@ -2,7 +2,7 @@
 // whose operations each wait for the one before, keeps the machine twice as busy.
 #pragma once
 
-#include "cpu/pack.hpp"
+#include "cpu/pack_math.hpp"
 
 namespace pb::inline PB_ISA {
 
