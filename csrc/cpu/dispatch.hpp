@@ -38,13 +38,18 @@ inline const LinearKernels& cpu_kernels() {
   return chosen;
 }
 
-// The perceptrons of the same instruction set.
-inline const MlpKernels& cpu_mlp_kernels() {
+// The table `name` of the same instruction set.
 #if PB_X86
-  if (&cpu_kernels() == &linear_kernels_avx2) return mlp_kernels_avx2;
-  if (&cpu_kernels() == &linear_kernels_avx512) return mlp_kernels_avx512;
-#endif
-  return mlp_kernels_baseline;
+template <class Kernels>
+const Kernels& table_in_use(const Kernels& baseline, const Kernels& avx2, const Kernels& avx512) {
+  if (&cpu_kernels() == &linear_kernels_avx512) return avx512;
+  return &cpu_kernels() == &linear_kernels_avx2 ? avx2 : baseline;
 }
+#define PB_TABLE_IN_USE(name) ::pb::table_in_use(name##_baseline, name##_avx2, name##_avx512)
+#else
+#define PB_TABLE_IN_USE(name) name##_baseline
+#endif
+
+inline const MlpKernels& cpu_mlp_kernels() { return PB_TABLE_IN_USE(mlp_kernels); }
 
 }  // namespace pb

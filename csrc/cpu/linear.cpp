@@ -5,6 +5,7 @@
 
 #include "cpu/lanes_team.hpp"
 #include "cpu/run_tasks.hpp"
+#include "cpu/table.hpp"
 #include "cpu/team.hpp"
 #include "driver/linear_dispatch.hpp"
 
@@ -79,14 +80,12 @@ constexpr LinearEntries<T> kEntries{tape_size<T>, scratch_bytes<T>, run<T, false
 }  // namespace
 }  // namespace pb::inline PB_ISA
 
-#define PB_JOIN(a, b) a##b
-#define PB_TABLE(isa) PB_JOIN(linear_kernels_, isa)
 #define PB_QUOTE(isa) #isa
 #define PB_NAME(isa) PB_QUOTE(isa)
 
 namespace pb {
 
-extern const LinearKernels PB_TABLE(PB_ISA) = {
+extern const LinearKernels PB_TABLE(linear_kernels) = {
     {kEntries<float>, kEntries<double>}, PB_NAME(PB_ISA), kPackBytes};
 
 }  // namespace pb

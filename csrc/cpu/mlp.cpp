@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/run_tasks.hpp"
+#include "cpu/table.hpp"
 #include "cpu/team.hpp"
 #include "driver/mlp_dispatch.hpp"
 
@@ -43,11 +44,8 @@ constexpr MlpEntries<T> kEntries{tape_size<T>, scratch_bytes<T>, run<T, false>, 
 }  // namespace
 }  // namespace pb::inline PB_ISA
 
-#define PB_JOIN(a, b) a##b
-#define PB_TABLE(isa) PB_JOIN(mlp_kernels_, isa)
-
 namespace pb {
 
-extern const MlpKernels PB_TABLE(PB_ISA) = {kEntries<float>, kEntries<double>};
+extern const MlpKernels PB_TABLE(mlp_kernels) = {kEntries<float>, kEntries<double>};
 
 }  // namespace pb

@@ -8,6 +8,7 @@
 #include <array>
 #include <vector>
 
+#include "cpu/table.hpp"
 #include "cpu/team.hpp"
 #include "driver/any_optimizer.hpp"
 
@@ -132,12 +133,9 @@ void pullback(const OptimizerParams<T>& params, const OptimizerLeaf<T>* leaves, 
 }  // namespace
 }  // namespace pb::inline PB_ISA
 
-#define PB_JOIN(a, b) a##b
-#define PB_TABLE(isa) PB_JOIN(optimizer_kernels_, isa)
-
 namespace pb {
 
-extern const OptimizerKernels PB_TABLE(PB_ISA) = {{step<float>, pullback<float>},
-                                                  {step<double>, pullback<double>}};
+extern const OptimizerKernels PB_TABLE(optimizer_kernels) = {{step<float>, pullback<float>},
+                                                             {step<double>, pullback<double>}};
 
 }  // namespace pb

@@ -23,14 +23,7 @@ namespace pb {
 using OptimizerSettings = c10::List<std::optional<at::Tensor>>;
 
 // The kernels of the instruction set in use.
-inline const OptimizerKernels& optimizer_kernels() {
-#if PB_X86
-  const std::string_view isa = cpu_kernels().isa;
-  if (isa == "avx512") return optimizer_kernels_avx512;
-  if (isa == "avx2") return optimizer_kernels_avx2;
-#endif
-  return optimizer_kernels_baseline;
-}
+inline const OptimizerKernels& optimizer_kernels() { return PB_TABLE_IN_USE(optimizer_kernels); }
 
 // The params of one step of parameters like `like`; `values` are what they point to.
 template <class T>

@@ -15,7 +15,6 @@
 #include <torch/library.h>
 
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include "cpu/dispatch.hpp"
@@ -26,14 +25,7 @@ namespace {
 
 using at::Tensor;
 
-const SpectralKernels& spectral_kernels() {
-#if PB_X86
-  const std::string_view isa = cpu_kernels().isa;
-  if (isa == "avx512") return spectral_kernels_avx512;
-  if (isa == "avx2") return spectral_kernels_avx2;
-#endif
-  return spectral_kernels_baseline;
-}
+const SpectralKernels& spectral_kernels() { return PB_TABLE_IN_USE(spectral_kernels); }
 
 Index tasks_of(const Tensor& t, Index data_dims) {
   Index tasks = 1;
