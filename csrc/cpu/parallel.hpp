@@ -19,7 +19,7 @@ inline void finish_streams() {
 }
 
 struct Parallel {
-  // Runs body(context, i) for every i in [0, count), on any threads, and returns when all are done.
+  // Runs body(context, i) for every i in [0, count), on any threads, and returns when all are done. A body may run others.
   using Body = void (*)(void* context, Index i);
   void (*run)(Index count, Body body, void* context);
 

@@ -8,7 +8,6 @@
 #include "core/constant.hpp"
 #include "cpu/packed.hpp"
 #include "cpu/spectral.hpp"
-#include "cpu/spectral_doubles.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -20,6 +19,7 @@ class NormalMatrix {
 
   void run(Index task) {
     double* const h = p_.h + task * p_.width * p_.width;
+    if (p_.n == 0) std::fill_n(h, p_.width * p_.width, 0.0);
     for (Index begin = 0; begin < p_.n; begin += rows_) {
       rows_ = next_part(p_.n - begin, kRows);
       const Index first = task * p_.n + begin;
@@ -30,7 +30,8 @@ class NormalMatrix {
   }
 
  private:
-  static constexpr Index kLanes = PackOf<double>::lanes, kPacks = 2, kColumns = kPacks * kLanes;
+  using Tile = PackedTile<double>;
+  static constexpr Index kLanes = Tile::kLanes, kColumns = Tile::kColumns;
   static constexpr Index kRows = 384;  // of X at a time: two panels are 48 kB
   static constexpr int kHigh = 4;      // rows of H: with 2 packs of columns, 8 running sums
 
@@ -54,39 +55,16 @@ class NormalMatrix {
     const double* const columns = panel(first);
     for (Index j = 0; j < rows_ * kColumns; j += kLanes)
       store_pack(scaled + j, broadcast(scale[j / kColumns]) * load_pack(columns + j));
-    const Index end = std::min(first + kColumns, p_.width);
-    for (Index i = 0; i < end; i += kHigh) {
-      const double* const a = panel(i / kColumns * kColumns) + i % kColumns;
-      with_constant<kHigh>(std::min<Index>(kHigh, end - i), [&](auto P) {
-        add_tile<decltype(P)::value>(a, scaled, {h + i * p_.width + first, p_.width}, end - first,
-                                     accumulate);
-      });
-    }
-  }
-
-  template <int P>
-  void add_tile(const double* a, const double* b, Matrix<double> c, Index columns, bool accumulate) const {
-    Pack<double> sum[P][kPacks] = {};
-    for (Index r = 0; r < rows_; ++r, a += kColumns, b += kColumns) {
-      Pack<double> packs[kPacks];
-#pragma GCC unroll 2
-      for (int j = 0; j < kPacks; ++j) packs[j] = in_register<double>(load_pack(b + j * kLanes));
-#pragma GCC unroll 4
-      for (int i = 0; i < P; ++i) {
-        const Pack<double> coefficient = in_register<double>(broadcast(a[i]));
-#pragma GCC unroll 2
-        for (int j = 0; j < kPacks; ++j) sum[i][j] = multiply_add<double>(coefficient, packs[j], sum[i][j]);
+    const Index end = std::min(first + kColumns, p_.width), width = end - first;
+    with_constant<Tile::kPacks>(ceil_div(width, kLanes), [&](auto Q) {
+      for (Index i = 0; i < end; i += kHigh) {
+        const Strided<const double> a{panel(i / kColumns * kColumns) + i % kColumns, 1, kColumns};
+        with_constant<kHigh>(std::min<Index>(kHigh, end - i), [&](auto P) {
+          Tile::template run<decltype(P)::value, decltype(Q)::value>(
+              rows_, a, scaled, {h + i * p_.width + first, p_.width}, accumulate, width - (Q - 1) * kLanes);
+        });
       }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 2
-      for (int j = 0; j < kPacks; ++j) {
-        const Index part = std::clamp<Index>(columns - j * kLanes, 0, kLanes);
-        double* const out = c[i] + j * kLanes;
-        store_up_to(out, accumulate ? load_up_to(out, part) + sum[i][j] : sum[i][j], part);
-      }
-    }
+    });
   }
 
   const NormalParams& p_;
@@ -97,11 +75,7 @@ class NormalMatrix {
 
 // A task by all threads; of several, each by one.
 inline void normal_matrix(const NormalParams& p, const Parallel& parallel) {
-  if (p.tasks == 1) return NormalMatrix(p, parallel).run(0);
-  const Parallel alone{[](Index count, Parallel::Body body, void* context) {
-    for (Index i = 0; i < count; ++i) body(context, i);
-  }};
-  parallel(p.tasks, [&](Index task) { NormalMatrix(p, alone).run(task); });
+  parallel(p.tasks, [&](Index task) { NormalMatrix(p, parallel).run(task); });
 }
 
 }  // namespace pb::inline PB_ISA

@@ -13,7 +13,6 @@
 
 #include "cpu/pack.hpp"
 #include "cpu/spectral.hpp"
-#include "cpu/spectral_doubles.hpp"
 #include "cpu/spectral_powers.hpp"
 
 namespace pb::inline PB_ISA {
@@ -67,12 +66,15 @@ template <int K>
 void edges_of(const StepsParams& p, double* entries, const Parallel& parallel) {
   const std::vector<Link> links = links_of(p.steps);
   parallel(p.tasks, [&](Index task) {
+    constexpr Index lanes = PackOf<double>::lanes;
     const Differences<K> differences(links, p, task);
-    for (Index j = 0; j < p.width; j += PackOf<double>::lanes) {
+    for (Index j = 0; j < p.width; j += lanes) {
       const AffineMap<K> d = differences.at(p.width - 1, j);
-      for (int e = 0; e < p.entries(); ++e)
-        store_up_to(entries + (e * p.tasks + task) * p.width + j, d.at[e / (K + 1)][e % (K + 1)],
-                    std::min<Index>(PackOf<double>::lanes, p.width - j));
+      for (int e = 0; e < p.entries(); ++e) {
+        double numbers[lanes];
+        store_pack(numbers, d.at[e / (K + 1)][e % (K + 1)]);
+        std::copy_n(numbers, std::min(lanes, p.width - j), entries + (e * p.tasks + task) * p.width + j);
+      }
     }
   });
 }

@@ -9,7 +9,6 @@
 
 #include "cpu/pack.hpp"
 #include "cpu/spectral.hpp"
-#include "cpu/spectral_doubles.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -25,6 +24,8 @@ inline std::vector<Link> links_of(Index power) {
   }
   return links;
 }
+
+using Doubles = Pack<double>;
 
 // Rows of an affine map of K numbers, or of its divided differences; the last column multiplies what is constant.
 template <int K>
@@ -88,7 +89,7 @@ class Powers {
     const Step<K> step(p, task);
     for (Index j = 0; j < p.width; j += kLanes) {
       const AffineMap<K> one =
-          step.at(load_up_to(p.values + task * p.width + j, std::min(kLanes, p.width - j)));
+          step.at(load_part(p.values + task * p.width + j, std::min(kLanes, p.width - j)));
       AffineMap<K> whole = one;
       put(0, j, whole);
       for (std::size_t k = 0; k < links.size(); ++k) {
