@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace pb {
 namespace {
@@ -20,12 +21,15 @@ class Memory {
     return *memory;
   }
 
+  // What is dropped is destroyed without the lock: a plan may wait for Python's.
   void keep(TensorForm form, Constants constants, std::size_t most) {
+    std::vector<Constants> dropped;
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!kept_.insert_or_assign(form, std::move(constants)).second) return;
-    order_.push_back(std::move(form));
+    Constants& place = kept_[form];
+    if (!place) order_.push_back(std::move(form));
+    dropped.push_back(std::exchange(place, std::move(constants)));
     while (order_.size() > most) {
-      kept_.erase(order_.front());
+      dropped.push_back(std::move(kept_.extract(order_.front()).mapped()));
       order_.pop_front();
     }
   }
@@ -42,8 +46,9 @@ class Memory {
   }
 
   void clear() {
+    std::map<TensorForm, Constants> dropped;
     const std::lock_guard<std::mutex> lock(mutex_);
-    kept_.clear();
+    dropped.swap(kept_);
     order_.clear();
   }
 

@@ -15,7 +15,7 @@ namespace pb {
 // recorded: calls of one form and of one family, which stands for all that is no tensor, share their constants.
 using TensorForm = std::vector<Index>;
 
-// Empty where a tensor has no strides.
+// Empty, which is remembered for no call, where the layout of a tensor is not strided.
 TensorForm form_of(Index family, const std::vector<at::Tensor>& tensors);
 
 // Keep the constants of a form, and forget those of the oldest beyond `most` forms.
