@@ -132,6 +132,7 @@ class DualLoop {
   template <class F>
   PB_HD bool with_few(F&& f) const {
     if constexpr (requires { typename Team::Part; }) {
+      static_assert(Team::kSlotsAreNear, "known predictions are those that put() placed");
       if (classes_ > few_classes<Team>()) return false;
       with_constant<few_classes<Team>()>(classes_, [&](auto classes) {
         const auto call = [&](auto rows) PB_MERGED {
