@@ -9,7 +9,6 @@ from pybilevel.engine import fused
 from pybilevel.engine.call import Backend, Precision
 from pybilevel.engine.data import Data
 from pybilevel.objectives.outer import evaluate
-from pybilevel.ops import LinearResults
 from pybilevel.optimizers import Optimizer
 from pybilevel.problems import LeastSquares, LinearProblem, SoftmaxRegression
 from pybilevel.schedules import Schedule
@@ -86,13 +85,15 @@ def ml_objective(
         "precision": precision,
     }
     given = support, support_y, query, query_y, loss, l2, weights, query_weights, bias, num_classes
-    results = _again(*given, w0, options)
-    if results is not None:
-        return MetaObjective(results.outer, results.logits)
+    data = _data_pair(*given)
+    if data is not None:
+        results, _ = fused.again(*data, w0, options, look=True)
+        if results is not None:
+            return MetaObjective(results.outer, results.logits)
     return MetaObjective(*evaluate(*problem_pair(*given), w0, **options))
 
 
-def _again(
+def _data_pair(
     support: Tensor,
     support_y: Tensor,
     query: Tensor,
@@ -103,12 +104,10 @@ def _again(
     query_weights: Tensor | None,
     bias: bool,
     num_classes: int | None,
-    w0: Tensor | None,
-    options: dict[str, Any],
-) -> LinearResults | None:
-    """What a call of a form that is remembered gives, without problems: only its numbers are looked at.
+) -> tuple[Data, Data] | None:
+    """What the problems of `problem_pair` would be made of; all that is known of them is that numbers are in range.
 
-    None where there is anything to say about the arguments, or to do first.
+    Labels are not looked at. None where there is anything to say about the arguments, or to do first.
     """
     try:
         kind = _KINDS[loss]
@@ -123,7 +122,7 @@ def _again(
                 check_range(name, value)
     except Exception:  # which the long way says by its name
         return None
-    return fused.again(inner, outer, w0, options, look=True)[0]
+    return inner, outer
 
 
 def problem_pair(
