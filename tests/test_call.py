@@ -284,3 +284,26 @@ def test_an_error_of_a_hook_is_not_ours():
     ):
         pb.unroll(problem, steps=3, optimizer=pb.SGD(0.1))
     assert len(seen) == 1
+
+
+def test_a_profiler_sees_both_halves():
+    """Which nobody watches otherwise, and which then need no dispatcher."""
+    x = leaf(3, 6, 4)
+    with torch.autograd.profiler.profile() as seen:
+        gradients(x)
+    names = {event.key for event in seen.key_averages()}
+    assert {"pybilevel::linear_unroll", "pybilevel::linear_unroll_backward"} <= names
+
+
+def test_a_result_changed_in_place_is_an_error():
+    """Of a call that is laid out, and of one that is remembered; inputs too."""
+    x, y = leaf(3, 6, 4), torch.arange(6).expand(3, 6) % 3
+    for changed in ("loss", "logits", "logits", "query"):
+        query = x.detach().clone()
+        found = pb.ml_objective(x, y, query, y, steps=3, optimizer=pb.SGD(0.3), num_classes=3)
+        (query if changed == "query" else getattr(found, changed).detach()).zero_()
+        if changed == "loss":  # which nobody needs again
+            found.loss.sum().backward()
+            continue
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            found.loss.sum().backward()

@@ -66,12 +66,11 @@ inline at::Tensor zero(const at::TensorOptions& options) {
   return one;
 }
 
-// The tensors of a call as the caller has them, undefined where there is none.
+// The tensors of a call as the caller has them, undefined where there is none; they and the constants outlive this.
 class GivenTensors {
  public:
   // `all`: in the order of the schemas without w0, whose place is empty; then w0 or its leaves, or nothing.
-  GivenTensors(std::vector<at::Tensor> all, const UnrollConstants& constants)
-      : all_(std::move(all)), constants_(constants) {
+  GivenTensors(at::TensorList all, const UnrollConstants& constants) : all_(all), constants_(constants) {
     const at::Tensor& x = all_[0];
     TORCH_CHECK_VALUE(x.defined() && x.dim() >= 2, "pybilevel: x must be [*B, n, d]");
     tasks_.assign(x.sizes().begin(), x.sizes().end() - 2);
@@ -110,7 +109,7 @@ class GivenTensors {
   }
 
   // The cotangents of all tensors, in their order, from those of the flat ones; undefined where none is needed.
-  std::vector<at::Tensor> cotangents(const std::array<at::Tensor, kTensors>& flat,
+  std::vector<at::Tensor> cotangents(const LinearGradients::Array& flat,
                                      const std::vector<bool>& needs) const {
     std::vector<at::Tensor> found(all_.size());
     for (std::size_t i = 0; i < kTensors; ++i) {
@@ -127,7 +126,7 @@ class GivenTensors {
   at::Tensor flattened_input(const at::Tensor& t, std::size_t i) const {
     if (i == kL2 && t.dim() == 0) return expanded_view(t, {count_});
     if (i == kBuffers0) return t;
-    return flattened(t.is_floating_point() ? t : t.to(at::kLong));
+    return flattened(t.is_floating_point() || t.scalar_type() == at::kLong ? t : t.to(at::kLong));
   }
 
   // [B, T]
@@ -148,7 +147,7 @@ class GivenTensors {
     return at::sum_to(restored(flat), given.sizes());
   }
 
-  at::TensorList leaves() const { return at::TensorList(all_).slice(kTensors); }
+  at::TensorList leaves() const { return all_.slice(kTensors); }
 
   // Weights and biases in turn, as a perceptron's operators want them behind each other.
   bool in_leaves() const { return constants_.perceptron() && leaves().size() > 1; }
@@ -234,7 +233,7 @@ class GivenTensors {
     return strided_view(flat, shape, {shape[1], 1}, begin);
   }
 
-  std::vector<at::Tensor> all_;
+  const at::TensorList all_;
   const UnrollConstants& constants_;
   at::DimVector tasks_;
   Index count_;

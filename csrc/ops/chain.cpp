@@ -16,17 +16,16 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "ops/graph.hpp"
+#include "ops/new_node.hpp"
 #include "ops/optimizer.hpp"
 #include "ops/twice.hpp"
 
@@ -87,19 +86,6 @@ struct StepNode : torch::autograd::Node {
   }
 };
 
-// What torch holds a node by: an intrusive_ptr, up to torch 2.12 a shared_ptr, which a graph of any depth is freed by only
-// with a deleter of torch's own.
-using NodePointer = decltype(torch::autograd::Edge::function);
-
-template <class N, class Pointer>
-Pointer new_node() {
-  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
-    return Pointer(new N, [](N* node) { deleteNode(node); });
-  } else {
-    return c10::make_intrusive<N>();
-  }
-}
-
 bool is_linear(std::string_view optimizer) {
   return info(parse<InnerOptimizer>("optimizer", optimizer, kOptimizers)).linear;
 }
@@ -140,7 +126,7 @@ std::tuple<Tensors, bool> chain_step(const Tensor& value, at::TensorList state, 
     tensors.push_back(g.defined() ? std::move(g) : at::zeros_like(like));
   }
   tensors.insert(tensors.end(), state.begin() + leaves, state.end());
-  const NodePointer held = new_node<StepNode, NodePointer>();
+  const NodePointer held = new_node<StepNode>();
   auto* const node = static_cast<StepNode*>(held.get());
   node->settings = settings;
   node->optimizer = optimizer;

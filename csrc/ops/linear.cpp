@@ -69,17 +69,29 @@ struct LinearEngine {
   }
 };
 
+}  // namespace
+
+Forward linear_forward(const LinearInputs& in) {
+  in.check();
+  return unroll<LinearEngine>(in);
+}
+
+LinearGradients::Array linear_reverse(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w,
+                                      const Tensor& logits, Tensor& trajectory,
+                                      const LinearGradients::Needs& needs) {
+  in.check();
+  return unroll_backward<LinearEngine>(in, bars, w, logits, trajectory, needs);
+}
+
+namespace {
+
 Index linear_scratch_bytes(PB_ROUNDED_ARGUMENTS) {
   const LinearInputs in{PB_ROUNDED_NAMES};
   in.check();
   return scratch_bytes<LinearEngine>(in);
 }
 
-Forward linear_unroll(PB_ROUNDED_ARGUMENTS) {
-  const LinearInputs in{PB_ROUNDED_NAMES};
-  in.check();
-  return unroll<LinearEngine>(in);
-}
+Forward linear_unroll(PB_ROUNDED_ARGUMENTS) { return linear_forward({PB_ROUNDED_NAMES}); }
 
 LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar,
                                               const std::optional<Tensor>& buffers_bar,
@@ -88,9 +100,8 @@ LinearGradients::Tuple linear_unroll_backward(const std::optional<Tensor>& w_bar
                                               const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
                                               PB_ROUNDED_ARGUMENTS) {
   const LinearInputs in{PB_ROUNDED_NAMES};
-  in.check();
   const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
-  return unroll_backward<LinearEngine>(in, bars, w, logits, trajectory, needs);
+  return tuple_of(linear_reverse(in, bars, w, logits, trajectory, needs_of(needs)), x.options());
 }
 
 TORCH_LIBRARY(pybilevel, m) {

@@ -7,13 +7,14 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
+#include <c10/util/SmallVector.h>
 
 #include <array>
 #include <cstdlib>
-#include <deque>
 #include <optional>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "ops/linear_inputs.hpp"
 #include "ops/plan_tensor.hpp"
@@ -116,7 +117,7 @@ class LinearCall {
     return x.is_cpu() ? &kOne : keep(at::ones({1}, x.options())).template const_data_ptr<T>();
   }
 
-  std::deque<at::Tensor> kept_;
+  c10::SmallVector<at::Tensor, 16> kept_;
   PlacedPlan plan_;
 };
 
@@ -144,16 +145,17 @@ std::array<Batch<T>*, kTensors> cotangents(LinearParams<T>& p) {
           &p.query.weights_bar};
 }
 
-// The cotangents that were asked for; the others stay empty.
+// The cotangents that were asked for; the others stay undefined.
 class LinearGradients {
  public:
+  using Array = std::array<at::Tensor, kTensors>;
+  using Needs = std::array<bool, kTensors>;
   using Tuple =
       std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                  at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
   static_assert(std::tuple_size_v<Tuple> == kTensors);
 
-  LinearGradients(const LinearInputs& in, const c10::List<bool>& needs) {
-    TORCH_CHECK_VALUE(needs.size() == kTensors, "pybilevel: needs must have ", kTensors, " entries");
+  LinearGradients(const LinearInputs& in, const Needs& needs) {
     const auto& s = in.settings;
     const std::array<std::optional<at::Tensor>, kTensors> inputs{
         in.x,  in.y,  in.weights, in.l2, in.w0,      in.buffers0, *s[0],
@@ -163,9 +165,9 @@ class LinearGradients {
       wanted_[i] = needs[i] && inputs[i] && inputs[i]->is_floating_point();
       // Settings are written step by step, of which a truncated plan leaves some out.
       const bool some_steps = in.truncated() && i >= kSetting0 && i < kSetting0 + kMaxSettings;
-      grads_[i] = !wanted_[i]  ? at::empty({0}, options)
-                  : some_steps ? at::zeros(inputs[i]->sizes(), options)
-                               : empty_recycled(inputs[i]->sizes(), options);
+      if (!wanted_[i]) continue;
+      grads_[i] =
+          some_steps ? at::zeros(inputs[i]->sizes(), options) : empty_recycled(inputs[i]->sizes(), options);
     }
     if (in.shares_w0() && wanted_[kW0]) {
       shared_ = grads_[kW0];
@@ -183,17 +185,17 @@ class LinearGradients {
   }
 
   // After the reverse half.
-  Tuple tuple() {
+  Array found() && {
     if (shared_.defined()) {
       sum_tasks(grads_[kW0], shared_);
       grads_[kW0] = shared_;
     }
-    return std::apply([](const auto&... t) { return Tuple(t...); }, grads_);
+    return std::move(grads_);
   }
 
  private:
   std::array<bool, kTensors> wanted_{};
-  std::array<at::Tensor, kTensors> grads_;
+  Array grads_;
   at::Tensor shared_;  // the cotangent of a w0 of all tasks; defined: grads_ has theirs
 };
 

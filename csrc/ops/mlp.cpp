@@ -87,17 +87,29 @@ struct MlpEngine {
   }
 };
 
+}  // namespace
+
+Forward mlp_forward(const LinearInputs& in) {
+  check(in);
+  return unroll<MlpEngine>(in);
+}
+
+LinearGradients::Array mlp_reverse(const LinearInputs& in, const LinearCotangents& bars, const Tensor& w,
+                                   const Tensor& logits, Tensor& trajectory,
+                                   const LinearGradients::Needs& needs) {
+  check(in);
+  return unroll_backward<MlpEngine>(in, bars, w, logits, trajectory, needs);
+}
+
+namespace {
+
 Index mlp_scratch_bytes(PB_MLP_ARGUMENTS) {
   const LinearInputs in{PB_MLP_NAMES};
   check(in);
   return scratch_bytes<MlpEngine>(in);
 }
 
-Forward mlp_unroll(PB_MLP_ARGUMENTS) {
-  const LinearInputs in{PB_MLP_NAMES};
-  check(in);
-  return unroll<MlpEngine>(in);
-}
+Forward mlp_unroll(PB_MLP_ARGUMENTS) { return mlp_forward({PB_MLP_NAMES}); }
 
 LinearGradients::Tuple mlp_unroll_backward(const std::optional<Tensor>& w_bar,
                                            const std::optional<Tensor>& buffers_bar,
@@ -106,9 +118,8 @@ LinearGradients::Tuple mlp_unroll_backward(const std::optional<Tensor>& w_bar,
                                            const Tensor& logits, Tensor trajectory, c10::List<bool> needs,
                                            PB_MLP_ARGUMENTS) {
   const LinearInputs in{PB_MLP_NAMES};
-  check(in);
   const LinearCotangents bars{w_bar, buffers_bar, loss_bar, logits_bar};
-  return unroll_backward<MlpEngine>(in, bars, w, logits, trajectory, needs);
+  return tuple_of(mlp_reverse(in, bars, w, logits, trajectory, needs_of(needs)), x.options());
 }
 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {

@@ -10,7 +10,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
-#include <bit>
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -27,6 +27,7 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 using NodeResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, std::int64_t>;
+using AgainResults = std::tuple<Tensor, Tensor, Tensor, Tensor, std::int64_t, bool>;
 
 // Names, scales and numbers in the order of the schema.
 c10::intrusive_ptr<UnrollConstants> constants_of(at::ArrayRef<std::string> names, at::ArrayRef<double> scales,
@@ -58,42 +59,22 @@ std::int64_t first_bad(const Tensor& status) {
 }
 
 // The tensors of a call as its node takes them.
-struct NodeTensors {
-  std::vector<Tensor> there;
-  std::int64_t present = 0;
-
-  NodeTensors(const c10::List<Optional>& tensors, at::TensorList w0) {
-    TORCH_CHECK_VALUE(tensors.size() == kTensors, "pybilevel: tensors must have ", kTensors, " entries");
-    for (std::size_t i = 0; i < kTensors; ++i) {
-      Optional tensor = tensors.get(i);
-      if (!tensor) continue;
-      TORCH_CHECK_VALUE(i != kW0, "pybilevel: w0 goes beside the other tensors");
-      there.push_back(*std::move(tensor));
-      present |= std::int64_t{1} << i;
-    }
-    there.insert(there.end(), w0.begin(), w0.end());
+std::vector<Tensor> joined(const c10::List<Optional>& tensors, at::TensorList w0) {
+  TORCH_CHECK_VALUE(tensors.size() == kTensors, "pybilevel: tensors must have ", kTensors, " entries");
+  std::vector<Tensor> all(kTensors);
+  all.reserve(kTensors + w0.size());
+  for (std::size_t i = 0; i < kTensors; ++i) {
+    if (Optional tensor = tensors.get(i)) all[i] = *std::move(tensor);
   }
-
-  TensorForm form(std::int64_t family) const { return form_of(family, spread(there, present)); }
-
-  bool has(std::size_t i) const { return present >> i & 1; }
-
-  // The tensor of a place that is not empty.
-  const Tensor& operator[](std::size_t i) const {
-    return there[static_cast<std::size_t>(
-        std::popcount(static_cast<std::uint64_t>(present) & ((1u << i) - 1)))];
-  }
-
-  NodeResults run(const c10::intrusive_ptr<UnrollConstants>& constants) const {
-    const auto [found, trajectory, status] = unroll_as_node(there, present, constants);
-    return {found[0], found[1], found[2], found[3], trajectory, status, first_bad(status)};
-  }
-};
+  TORCH_CHECK_VALUE(!all[kW0].defined(), "pybilevel: w0 goes beside the other tensors");
+  all.insert(all.end(), w0.begin(), w0.end());
+  return all;
+}
 
 // Whether y holds no class outside [0, classes), as far as it can be told without waiting for a device.
 bool in_range(const Tensor& y, Index classes) {
   if (y.is_floating_point() || !y.is_cpu()) return true;
-  const Tensor rows = y.to(at::kLong).contiguous();
+  const Tensor rows = (y.scalar_type() == at::kLong ? y : y.to(at::kLong)).contiguous();
   const auto* const label = reinterpret_cast<const std::uint64_t*>(rows.const_data_ptr<std::int64_t>());
   const std::uint64_t most = static_cast<std::uint64_t>(classes) - 1;
   std::uint64_t signs = 0;  // of what may not be negative: no branch, two labels at a time
@@ -104,33 +85,40 @@ bool in_range(const Tensor& y, Index classes) {
 NodeResults unroll_node(const c10::List<Optional>& tensors, at::TensorList w0,
                         const std::vector<std::string>& names, const std::vector<double>& scales,
                         at::IntArrayRef numbers, const Tensor& plan, at::IntArrayRef sizes) {
-  return NodeTensors(tensors, w0).run(constants_of(names, scales, numbers, plan, sizes));
+  auto [w, buffers, outer, logits, trajectory, status] =
+      unroll_as_node(joined(tensors, w0), constants_of(names, scales, numbers, plan, sizes), false);
+  const std::int64_t bad = first_bad(status);
+  return {w, buffers, outer, logits, trajectory, status, bad};
 }
 
 // No call of the form is remembered, or a label is out of range: nothing was run.
-NodeResults not_again() {
+AgainResults not_again() {
   constexpr std::int64_t kNotAgain = -2;
-  return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), kNotAgain};
+  return {Tensor(), Tensor(), Tensor(), Tensor(), kNotAgain, false};
 }
 
-NodeResults unroll_again(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
-                         bool look) {
-  const NodeTensors given(tensors, w0);
-  const auto constants = recall(given.form(family));
+bool is_computed(const Tensor& tensor) { return tensor.defined() && tensor.grad_fn() != nullptr; }
+
+AgainResults unroll_again(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
+                          bool look, bool objective) {
+  const std::vector<Tensor> all = joined(tensors, w0);
+  const auto constants = recall(form_of(family, all));
   if (!constants) return not_again();
   if (look) {
     for (const std::size_t y : {kLabels, kQuery + kLabels}) {
-      if (given.has(y) && !in_range(given[y], constants->classes)) return not_again();
+      if (all[y].defined() && !in_range(all[y], constants->classes)) return not_again();
     }
   }
-  return given.run(constants);
+  const Unrolled found = unroll_as_node(all, constants, objective);
+  const bool computed = found.outer.requires_grad() && std::any_of(all.begin(), all.end(), is_computed);
+  return {found.w, found.buffers, found.outer, found.logits, first_bad(found.status), computed};
 }
 
 void remember_unroll(const c10::List<Optional>& tensors, at::TensorList w0, std::int64_t family,
                      std::int64_t most, const std::vector<std::string>& names,
                      const std::vector<double>& scales, at::IntArrayRef numbers, const Tensor& plan,
                      at::IntArrayRef sizes) {
-  remember(NodeTensors(tensors, w0).form(family), constants_of(names, scales, numbers, plan, sizes),
+  remember(form_of(family, joined(tensors, w0)), constants_of(names, scales, numbers, plan, sizes),
            static_cast<std::size_t>(most));
 }
 
@@ -139,10 +127,13 @@ void remember_unroll(const c10::List<Optional>& tensors, at::TensorList w0, std:
 #define PB_CONSTANTS "str[] names, float[] scales, int[] numbers, Tensor plan, int[] sizes"
 #define PB_NODE_RESULTS \
   "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, Tensor trajectory, Tensor status, int bad)"
+#define PB_AGAIN_RESULTS "(Tensor w, Tensor buffers, Tensor outer, Tensor logits, int bad, bool computed)"
 
 TORCH_LIBRARY_FRAGMENT(pybilevel, m) {
   m.def("unroll_node(Tensor?[] tensors, Tensor[] w0, " PB_CONSTANTS ") -> " PB_NODE_RESULTS);
-  m.def("unroll_again(Tensor?[] tensors, Tensor[] w0, int family, bool look) -> " PB_NODE_RESULTS);
+  m.def(
+      "unroll_again(Tensor?[] tensors, Tensor[] w0, int family, bool look, bool objective) "
+      "-> " PB_AGAIN_RESULTS);
   m.def("remember_unroll(Tensor?[] tensors, Tensor[] w0, int family, int most, " PB_CONSTANTS ") -> ()");
   m.def("remembered_unrolls() -> int", [] { return static_cast<std::int64_t>(remembered_forms()); });
   m.def("forget_unrolls() -> ()", [] { forget_forms(); });

@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "cpu/linear.hpp"
+#include "ops/kernels.hpp"
 #include "ops/linear_call.hpp"
 #include "ops/recycled.hpp"
 
@@ -23,8 +25,6 @@ decltype(auto) with_scalar_of(const at::Tensor& x, F&& run) {
   return x.scalar_type() == at::kDouble ? run.template operator()<double>()
                                         : run.template operator()<float>();
 }
-
-using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 template <class Engine, class T>
 Forward forward(const LinearInputs& in) {
@@ -89,12 +89,29 @@ Forward unroll(const LinearInputs& in) {
 }
 
 template <class Engine>
-LinearGradients::Tuple unroll_backward(const LinearInputs& in, const LinearCotangents& bars,
+LinearGradients::Array unroll_backward(const LinearInputs& in, const LinearCotangents& bars,
                                        const at::Tensor& w, const at::Tensor& logits, at::Tensor& trajectory,
-                                       const c10::List<bool>& needs) {
+                                       const LinearGradients::Needs& needs) {
   LinearGradients grads(in, needs);
   with_scalar_of(in.x, [&]<class T> { backward<Engine, T>(in, bars, w, logits, trajectory, grads); });
-  return grads.tuple();
+  return std::move(grads).found();
+}
+
+// Between what the operators take and return, and what their kernels do.
+
+inline LinearGradients::Needs needs_of(const c10::List<bool>& needs) {
+  TORCH_CHECK_VALUE(needs.size() == kTensors, "pybilevel: needs must have ", kTensors, " entries");
+  LinearGradients::Needs found;
+  for (std::size_t i = 0; i < kTensors; ++i) found[i] = needs[i];
+  return found;
+}
+
+// Tensors without elements for those that nobody asked for: operators return no undefined ones.
+inline LinearGradients::Tuple tuple_of(LinearGradients::Array gradients, const at::TensorOptions& options) {
+  for (at::Tensor& gradient : gradients) {
+    if (!gradient.defined()) gradient = at::empty({0}, options);
+  }
+  return std::apply([](auto&... t) { return LinearGradients::Tuple(std::move(t)...); }, gradients);
 }
 
 // Bytes of scratch of a call, all teams together, as if every cotangent were asked for.

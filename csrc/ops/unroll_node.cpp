@@ -1,15 +1,20 @@
 // The forward half of linear_unroll or mlp_unroll as a node whose backward is their reverse half.
 #include "ops/unroll_node.hpp"
 
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -17,6 +22,8 @@
 #include <vector>
 
 #include "ops/as_given.hpp"
+#include "ops/kernels.hpp"
+#include "ops/new_node.hpp"
 #include "ops/twice.hpp"
 
 namespace pb {
@@ -24,15 +31,15 @@ namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
+using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 using Optional = std::optional<Tensor>;
-using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Bars = std::array<Optional, 4>;  // of w, buffers, outer and logits
 
-// The types of the registered operators. They are called by torch's dispatcher, since modes may watch.
-using Linear = Results(PB_LINEAR_ARGUMENTS, std::string_view precision);
-using Mlp = Results(PB_LINEAR_ARGUMENTS, std::string_view activation, at::IntArrayRef sizes);
+// The types of the registered operators.
+using Linear = Forward(PB_LINEAR_ARGUMENTS, std::string_view precision);
+using Mlp = Forward(PB_LINEAR_ARGUMENTS, std::string_view activation, at::IntArrayRef sizes);
 #define PB_BARS                                                                                              \
   const Optional &w_bar, const Optional &buffers_bar, const Optional &outer_bar, const Optional &logits_bar, \
       const Tensor &w, const Tensor &logits, Tensor trajectory, c10::List<bool> needs
@@ -54,7 +61,26 @@ auto with_arguments(const FlatTensors& t, const UnrollConstants& k, F&& run) {
              k.buffers, k.start, k.steps, k.plan, k.slots, k.reversed, k.keep);
 }
 
-Results run(const FlatTensors& tensors, const UnrollConstants& k) {
+bool is_on_cpu(const Tensor& t) { return t.is_cpu() && is_plain(t); }
+
+// Whether an operator on these tensors would do nothing but run its kernels on the CPU, and nobody would see it.
+template <class Tensors>
+bool is_unwatched(const Tensors& tensors) {
+  const auto fits = [](const Optional& t) { return !t || is_on_cpu(*t); };
+  return !at::hasCallbacks() && std::all_of(tensors.begin(), tensors.end(), fits);
+}
+
+LinearInputs inputs_of(const FlatTensors& tensors, const UnrollConstants& k) {
+  return with_arguments(tensors, k, [&](PB_LINEAR_ARGUMENTS) {
+    return LinearInputs{PB_LINEAR_NAMES, k.sizes, k.activation, k.precision};
+  });
+}
+
+Forward run(const FlatTensors& tensors, const UnrollConstants& k) {
+  if (is_unwatched(tensors)) {
+    const LinearInputs in = inputs_of(tensors, k);
+    return k.perceptron() ? mlp_forward(in) : linear_forward(in);
+  }
   static const auto linear = operator_of<Linear>("pybilevel::linear_unroll");
   static const auto mlp = operator_of<Mlp>("pybilevel::mlp_unroll");
   return with_arguments(tensors, k, [&](const auto&... shared) {
@@ -62,18 +88,26 @@ Results run(const FlatTensors& tensors, const UnrollConstants& k) {
   });
 }
 
-LinearGradients::Tuple run_back(const Bars& bars, const Tensor& w, const Tensor& logits,
-                                const Tensor& trajectory, const c10::List<bool>& needs,
-                                const FlatTensors& tensors, const UnrollConstants& k) {
+LinearGradients::Array run_back(const Bars& bars, const Tensor& w, const Tensor& logits, Tensor& trajectory,
+                                const LinearGradients::Needs& needs, const FlatTensors& tensors,
+                                const UnrollConstants& k) {
+  const auto& [w_bar, buffers_bar, outer_bar, logits_bar] = bars;
+  if (is_unwatched(tensors) && is_unwatched(bars) && is_on_cpu(w) && is_on_cpu(logits)) {
+    const LinearInputs in = inputs_of(tensors, k);
+    const LinearCotangents given{w_bar, buffers_bar, outer_bar, logits_bar};
+    return (k.perceptron() ? mlp_reverse : linear_reverse)(in, given, w, logits, trajectory, needs);
+  }
   static const auto linear = operator_of<LinearBackward>("pybilevel::linear_unroll_backward");
   static const auto mlp = operator_of<MlpBackward>("pybilevel::mlp_unroll_backward");
-  return with_arguments(tensors, k, [&](const auto&... shared) {
-    const auto& [w_bar, buffers_bar, outer_bar, logits_bar] = bars;
-    return k.perceptron() ? mlp.call(w_bar, buffers_bar, outer_bar, logits_bar, w, logits, trajectory, needs,
+  c10::List<bool> asked;
+  for (const bool need : needs) asked.push_back(need);
+  const auto found = with_arguments(tensors, k, [&](const auto&... shared) {
+    return k.perceptron() ? mlp.call(w_bar, buffers_bar, outer_bar, logits_bar, w, logits, trajectory, asked,
                                      shared..., k.activation, k.sizes)
                           : linear.call(w_bar, buffers_bar, outer_bar, logits_bar, w, logits, trajectory,
-                                        needs, shared..., k.precision);
+                                        asked, shared..., k.precision);
   });
+  return std::apply([](const auto&... t) { return LinearGradients::Array{t...}; }, found);
 }
 
 // Passes gradients on, and says in words that they cannot be differentiated again.
@@ -103,101 +137,122 @@ void forbid_second(variable_list& gradients, const Tensor& anchor) {
   }
 }
 
-// A node from the tensors of a call, as GivenTensors has them, to w, buffers, outer and logits, with the caller's tasks
-// (a perceptron's parameters stay as its operators have them).
-struct UnrollNode : torch::autograd::Function<UnrollNode> {
-  static constexpr std::size_t kRest = 3;  // arguments that are no tensors of the graph
+// Whether the outer objective is that of a query set, and one a task.
+bool has_query(const FlatTensors& flat) { return flat[kQuery].has_value(); }
 
-  static variable_list forward(AutogradContext* context, at::TensorList tensors, std::int64_t present,
-                               const c10::intrusive_ptr<UnrollConstants>& held,
-                               std::pair<Tensor, Tensor>& trajectory_and_status) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const UnrollConstants& k = *held;
-    variable_list kept = tensors.vec();
-    const GivenTensors given(spread(kept, present), k);
-    auto [w, buffers, outer, logits, trajectory, status] = run(given.flattened(), k);
-    if (!k.perceptron()) {
-      w = given.restored(w);
-      buffers = given.restored(buffers, 1);
-    }
-    if (present >> kQuery & 1) outer = given.restored(outer);
-    logits = given.restored(logits);
-    kept.insert(kept.end(), {w, logits});
-    context->save_for_backward(std::move(kept));
-    context->set_materialize_grads(false);
-    context->saved_data["present"] = present;
-    context->saved_data["constants"] = c10::IValue::make_capsule(held);
-    context->saved_data["trajectory"] = trajectory;
-    trajectory_and_status = {trajectory, status};
-    return {w, buffers, outer, logits};
+Unrolled run_as_given(const GivenTensors& given, const UnrollConstants& k, bool objective) {
+  const at::AutoGradMode no_grad(false);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  const FlatTensors flat = given.flattened();
+  auto [w, buffers, outer, logits, trajectory, status] = run(flat, k);
+  if (!objective && !k.perceptron()) {
+    w = given.restored(w);
+    buffers = given.restored(buffers, 1);
+  }
+  if (has_query(flat)) outer = given.restored(outer);
+  return {w, buffers, outer, given.restored(logits), trajectory, status};
+}
+
+// A node from the tensors of a call to w, buffers, outer and logits, or to the last two. torch::autograd::Function would
+// do, for a quarter more of the time of a call of next to no size.
+struct UnrollNode : torch::autograd::Node {
+  c10::intrusive_ptr<UnrollConstants> constants;
+  bool objective = false;
+
+  // Before the outputs are given to anyone: they are kept without this node, which would never be freed.
+  void save(const variable_list& tensors, const Unrolled& results) {
+    saved_.reserve(tensors.size() + 2);
+    for (const Tensor& tensor : tensors) saved_.emplace_back(tensor, /*is_output=*/false);
+    for (const Tensor& output : {results.w, results.logits}) saved_.emplace_back(output.tensor_data(), false);
+    trajectory_ = results.trajectory;
   }
 
-  static variable_list backward(AutogradContext* context, const variable_list& bars) {
-    const auto held = context->saved_data["constants"].toCapsule();
-    const auto& k = static_cast<const UnrollConstants&>(*held);
-    const std::int64_t present = context->saved_data["present"].toInt();
-    variable_list tensors = context->get_saved_variables();
-    const Tensor logits = tensors.back(), w = tensors[tensors.size() - 2];
+  variable_list apply(variable_list&& bars) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    variable_list tensors;
+    tensors.reserve(saved_.size());
+    for (const SavedVariable& one : saved_) tensors.push_back(one.unpack());
+    const Tensor logits = std::move(tensors.back()), w = std::move(*(tensors.end() - 2));
     tensors.resize(tensors.size() - 2);
-    variable_list found(tensors.size() + kRest);
-    if (std::none_of(bars.begin(), bars.end(), [](const Tensor& bar) { return bar.defined(); })) return found;
     std::vector<bool> needs;
-    for (std::size_t i = 0; i < tensors.size(); ++i) needs.push_back(context->needs_input_grad(i));
+    for (std::size_t i = 0; i < tensors.size(); ++i) needs.push_back(task_should_compute_output(i));
     const auto first = std::find(needs.begin(), needs.end(), true);
-    if (first == needs.end()) return found;
-    const Tensor anchor = tensors[first - needs.begin()];
-    variable_list gradients = cotangents(GivenTensors(spread(tensors, present), k), k,
-                                         take_trajectory(context), w, logits, bars, spread(needs, present));
-    if (at::GradMode::is_enabled()) forbid_second(gradients, anchor);
-    auto next = found.begin();
-    for (std::size_t i = 0; i < gradients.size(); ++i) {
-      if (i >= kTensors || (present >> i & 1)) *next++ = gradients[i];
+    const auto is_defined = [](const Tensor& bar) { return bar.defined(); };
+    if (first == needs.end() || std::none_of(bars.begin(), bars.end(), is_defined)) {
+      return variable_list(tensors.size());
     }
-    return found;
+    if (objective) bars.insert(bars.begin(), 2, Tensor());
+    variable_list gradients = cotangents(GivenTensors(tensors, *constants), w, logits, bars, needs);
+    if (at::GradMode::is_enabled()) forbid_second(gradients, tensors[first - needs.begin()]);
+    return gradients;
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& one : saved_) one.reset_data();
+    trajectory_.reset();
   }
 
  private:
-  // The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
-  static Tensor take_trajectory(AutogradContext* context) {
-    auto& kept = context->saved_data["trajectory"];
-    return std::exchange(kept, c10::IValue(Tensor())).toTensor();
-  }
-
-  static variable_list cotangents(const GivenTensors& given, const UnrollConstants& k, Tensor trajectory,
-                                  Tensor w, const Tensor& logits, const variable_list& bars,
-                                  const std::vector<bool>& needs) {
+  variable_list cotangents(const GivenTensors& given, Tensor w, const Tensor& logits,
+                           const variable_list& bars, const std::vector<bool>& needs) {
     const at::AutoDispatchBelowADInplaceOrView guard;
+    const UnrollConstants& k = *constants;
     const FlatTensors flat = given.flattened();
+    // The reverse half may overwrite the trajectory: it is used once, and made again for a second backward.
+    Tensor trajectory = std::exchange(trajectory_, Tensor());
     if (!trajectory.defined()) trajectory = std::get<4>(run(flat, k));
     Tensor w_bar = bars[0], buffers_bar = bars[1];
     if (!k.perceptron()) {
-      w = given.flattened(w);
+      if (!objective) w = given.flattened(w);
       w_bar = given.flattened(w_bar);
       buffers_bar = given.flattened(buffers_bar, 1);
     }
-    const Tensor outer_bar = flat[kQuery] ? given.flattened(bars[2]) : bars[2];
+    const Tensor outer_bar = has_query(flat) ? given.flattened(bars[2]) : bars[2];
     const Bars flat_bars{as_optional(w_bar), as_optional(buffers_bar), as_optional(outer_bar),
                          as_optional(given.flattened(bars[3]))};
-    c10::List<bool> asked;
-    for (std::size_t i = 0; i < kTensors; ++i) asked.push_back(needs[i]);
-    for (std::size_t i = kTensors; i < needs.size(); ++i) {
-      if (needs[i]) asked.set(kW0, true);
-    }
-    const auto found = run_back(flat_bars, w, given.flattened(logits), trajectory, asked, flat, k);
-    return given.cotangents(
-        std::apply([](const auto&... t) { return std::array<Tensor, kTensors>{t...}; }, found), needs);
+    LinearGradients::Needs asked;
+    std::copy_n(needs.begin(), kTensors, asked.begin());
+    asked[kW0] = std::find(needs.begin() + kTensors, needs.end(), true) != needs.end();
+    return given.cotangents(run_back(flat_bars, w, given.flattened(logits), trajectory, asked, flat, k),
+                            needs);
   }
 
   static Optional as_optional(const Tensor& t) { return t.defined() ? Optional(t) : std::nullopt; }
+
+  std::vector<SavedVariable> saved_;  // the tensors, then w and logits
+  Tensor trajectory_;
 };
+
+// Raise where gradients are wanted that this node has not.
+void check_transforms(const variable_list& tensors) {
+  if (const auto& functorch = at::functorch::functorchTLSAccessor())
+    functorch->checkSupportsCppAutogradFunction();
+  for (const Tensor& tensor : tensors) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !torch::autograd::isFwGradDefined(tensor),
+        "pybilevel: jvp is not implemented for the fused kernels. Use backend=\"generic\"");
+  }
+}
 
 }  // namespace
 
-Unrolled unroll_as_node(const std::vector<Tensor>& there, std::int64_t present,
-                        const c10::intrusive_ptr<UnrollConstants>& constants) {
-  std::pair<Tensor, Tensor> trajectory_and_status;
-  variable_list results = UnrollNode::apply(at::TensorList(there), present, constants, trajectory_and_status);
-  return {std::move(results), trajectory_and_status.first, trajectory_and_status.second};
+Unrolled unroll_as_node(const variable_list& tensors, const c10::intrusive_ptr<UnrollConstants>& constants,
+                        bool objective) {
+  check_transforms(tensors);
+  Unrolled results = run_as_given(GivenTensors(tensors, *constants), *constants, objective);
+  if (at::GradMode::is_enabled() && torch::autograd::any_variable_requires_grad(tensors)) {
+    const NodePointer held = new_node<UnrollNode>();
+    auto* const node = static_cast<UnrollNode*>(held.get());
+    node->constants = constants;
+    node->objective = objective;
+    node->set_next_edges(torch::autograd::collect_next_edges(tensors));
+    node->save(tensors, results);
+    if (!objective) torch::autograd::set_history({results.w, results.buffers}, held);
+    torch::autograd::set_history({results.outer, results.logits}, held);
+  }
+  if (objective) results.w = results.buffers = Tensor();
+  return results;
 }
 
 }  // namespace pb

@@ -5,8 +5,6 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/intrusive_ptr.h>
 
-#include <cstddef>
-#include <cstdint>
 #include <vector>
 
 #include "ops/linear_call.hpp"
@@ -14,26 +12,14 @@
 
 namespace pb {
 
-// What the graph keeps is a list of the tensors that are there; the bits of `present` tell their places.
-template <class Sequence>
-Sequence spread(const Sequence& there, std::int64_t present) {
-  Sequence all(kTensors);
-  std::size_t next = 0;
-  for (std::size_t i = 0; i < kTensors; ++i) {
-    if (present >> i & 1) all[i] = there[next++];
-  }
-  while (next < there.size()) all.push_back(there[next++]);
-  return all;
-}
-
-// What the operators return: w, buffers, outer and logits, and what has no gradient.
+// What the operators return, with the caller's tasks (a perceptron's parameters stay as its operators have them).
 struct Unrolled {
-  std::vector<at::Tensor> results;
-  at::Tensor trajectory, status;
+  at::Tensor w, buffers, outer, logits;  // w and buffers of an objective: undefined
+  at::Tensor trajectory, status;         // without gradients
 };
 
-// `there`: the tensors of a call that are there, as GivenTensors has them, and their places.
-Unrolled unroll_as_node(const std::vector<at::Tensor>& there, std::int64_t present,
-                        const c10::intrusive_ptr<UnrollConstants>& constants);
+// `tensors` as GivenTensors has them. An objective is outer and logits, without the model.
+Unrolled unroll_as_node(const std::vector<at::Tensor>& tensors,
+                        const c10::intrusive_ptr<UnrollConstants>& constants, bool objective);
 
 }  // namespace pb

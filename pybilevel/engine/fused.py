@@ -22,6 +22,7 @@ from pybilevel.engine.state import State
 from pybilevel.errors import BackendError, DivergenceError
 from pybilevel.methods import Reverse
 from pybilevel.ops import LinearResults, linear_unroll, mlp_unroll
+from pybilevel.ops.node import Outcome
 from pybilevel.problems import MLP, LinearProblem, Problem
 from pybilevel.schedules import Offload, plan_bytes
 
@@ -38,6 +39,9 @@ CUDA_REGIMES = {
     "tasks": "a block per task",
     "rows": "all blocks on one task after another",
 }
+
+Results = LinearResults | Outcome
+"""What a call gives: as an operator returns it, or as much of it as a call asks for that is remembered."""
 
 
 def reasons(call: Call) -> list[str]:
@@ -121,22 +125,28 @@ def unpack(w: Tensor, problem: Any, w0: Any) -> Any:
 
 
 def again(
-    inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any], look: bool = False
-) -> tuple[LinearResults | None, CallForm | None]:
+    inner: Data,
+    outer: Data | None,
+    w0: Any,
+    options: Mapping[str, Any],
+    *,
+    look: bool = False,
+    objective: bool = False,
+) -> tuple[Results | None, CallForm | None]:
     """What `execute` returns for a call of a form that is remembered, or None; and its form, if it has one.
 
-    `look`: whether nobody has looked at the labels yet. None if one is out of range.
+    `look`: whether nobody has looked at the labels yet. None if one is out of range. `objective`: without the model.
 
     Raises:
         DivergenceError: on CPU, if an iterate is not finite.
     """
     form = recipe.form_of(inner, outer, w0, options)
-    if form is None or (results := recipe.again(form, look)) is None:
+    if form is None or (results := recipe.again(form, look, objective)) is None:
         return None, form
     return _sound(results), form
 
 
-def execute(call: Call, outer: Problem | None) -> LinearResults:
+def execute(call: Call, outer: Problem | None) -> Results:
     """Run a call; with the rows of `outer` (its l2 is not looked at) as the outer objective, or without one.
 
     `outer` is a problem like the inner one. Results have the caller's task dimensions, but for w and buffers of a
@@ -166,7 +176,7 @@ def _restored(results: LinearResults, call: Call, outer: Problem | None) -> Line
     return results._replace(w=w, buffers=buffers, outer=loss, logits=logits)
 
 
-def _sound(results: LinearResults) -> LinearResults:
+def _sound(results: Results) -> Results:
     if results.bad >= 0:
         raise DivergenceError(results.bad)
     return results

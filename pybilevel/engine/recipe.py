@@ -25,8 +25,8 @@ from pybilevel.engine.data import Data, given_inputs
 from pybilevel.engine.itinerary import Itinerary, tensors_are_plain
 from pybilevel.engine.native import has_kernel
 from pybilevel.methods import Reverse
-from pybilevel.ops import OPTIMIZERS, LinearResults
-from pybilevel.ops.node import by_type, forget_unrolls, remember_unroll, unroll_again
+from pybilevel.ops import OPTIMIZERS
+from pybilevel.ops.node import Outcome, by_type, forget_unrolls, remember_unroll, unroll_again
 from pybilevel.optimizers.settings import resolve
 
 KEPT = 256
@@ -100,10 +100,12 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
     return CallForm(key, optimizer.name, tensors, leaves)
 
 
-def again(form: CallForm, look: bool) -> LinearResults | None:
+def again(form: CallForm, look: bool, objective: bool) -> Outcome | None:
     """What a call gives whose form is remembered; None if it is not, or if `look` finds a label out of range."""
     family = _families.get(form.key)
-    return None if family is None else unroll_again(form.tensors, form.leaves, form.optimizer, family, look)
+    if family is None:
+        return None
+    return unroll_again(form.tensors, form.leaves, form.optimizer, family, look, objective)
 
 
 def remember(call: Call, itinerary: Itinerary, buffers: Tensor | None, constants: tuple[Any, ...]) -> None:

@@ -87,7 +87,7 @@ def ml_objective(
     given = support, support_y, query, query_y, loss, l2, weights, query_weights, bias, num_classes
     data = _data_pair(*given)
     if data is not None:
-        results, _ = fused.again(*data, w0, options, look=True)
+        results, _ = fused.again(*data, w0, options, look=True, objective=True)
         if results is not None:
             return MetaObjective(results.outer, results.logits)
     return MetaObjective(*evaluate(*problem_pair(*given), w0, **options))

@@ -51,7 +51,8 @@ def pair_up(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Pair:
 
 def evaluate(inner: Problem, outer: Problem, w0: Any, **options: Any) -> Evaluation:
     """Unroll `inner` and evaluate `outer` at w_T; arguments and errors are those of `pair_up`."""
-    results, form = fused.again(Data.of(inner), Data.of(outer), w0, options)
+    data = Data.of(inner), Data.of(outer)
+    results, form = fused.again(*data, w0, options, objective=not outer.regularised)
     if results is None:
         pair = pair_up(inner, outer, w0, **options)
         call, outer = pair.call, pair.outer

@@ -37,7 +37,8 @@ def check_alive(inputs: Iterable[tuple[str, Tensor | None]]) -> None:
 def watch(result: Tensor, inputs: Iterable[tuple[str, Tensor | None]]) -> None:
     """`check_alive`, whenever the node that made `result` of these tensors is about to run backward."""
     origins, node = Origin.all_of(inputs), result.grad_fn
-    node.register_prehook(lambda _: _check(origins))  # type: ignore[union-attr]
+    if origins:
+        node.register_prehook(lambda _: _check(origins))  # type: ignore[union-attr]
 
 
 def _check(origins: list[Origin]) -> None:

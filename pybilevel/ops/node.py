@@ -8,9 +8,10 @@ A call that is traced has the node that `register` gives the forward operator. A
         -> as the operator returns, and the first bad step of all tasks, or -1
 
     pybilevel::remember_unroll(tensors, w0, family, most, names, scales, numbers, plan, sizes)
-    pybilevel::unroll_again(tensors, w0, family, look)
-        -> the same, of a call whose tensors look like those of an earlier one and whose family, a number for all that
-           is no tensor, is the same; if none is, or `look` finds a class outside [0, c), no tensors, and -2
+    pybilevel::unroll_again(tensors, w0, family, look, objective)
+        -> w, buffers, outer, logits, the first bad step, whether a tensor has a graph of its own: of a call whose
+           tensors look like those of an earlier one and whose family, a number for all that is no tensor, is the same;
+           if none is, or `look` finds a class outside [0, c), no tensors, and -2. Of an `objective` no w and buffers
     pybilevel::forget_unrolls(); pybilevel::remembered_unrolls() -> how many forms of tensors are kept
 
 It takes tensors as the caller has them: data and initial models with any task dimensions *B; l2 () or [*B], None for
@@ -59,6 +60,22 @@ class LinearResults(NamedTuple):
     trajectory: Tensor
     status: Tensor
     bad: int = -1
+
+
+class Outcome(NamedTuple):
+    """What `unroll_again` returns: what an unrolling operator does, as far as its caller looks at it.
+
+    Attributes:
+        w, buffers: None where an objective alone was asked for.
+        computed: whether there is a graph behind any of the tensors.
+    """
+
+    w: Any
+    buffers: Any
+    outer: Tensor
+    logits: Tensor
+    bad: int
+    computed: bool
 
 
 class Operators(NamedTuple):
@@ -212,32 +229,35 @@ def unroll_node(
 ) -> LinearResults:
     """A call's node in C++, and what its inputs are called where one of them is freed too early; see the module."""
     results = LinearResults(*_unroll_node(tensors, w0, names, scales, numbers, plan, sizes))
-    _watch(results, tensors, w0, names[OPTIMIZER])
+    if results.outer.requires_grad:
+        _watch(results.outer, tensors, w0, names[OPTIMIZER])
     return results
 
 
 def unroll_again(
-    tensors: Sequence[Tensor | None], w0: Sequence[Tensor], optimizer: str, family: int, look: bool
-) -> LinearResults | None:
+    tensors: Sequence[Tensor | None],
+    w0: Sequence[Tensor],
+    optimizer: str,
+    family: int,
+    look: bool,
+    objective: bool,
+) -> Outcome | None:
     """`unroll_node` with the constants of a call that was remembered, see the module. None if there was none.
 
     `look`: None, too, where a class on the CPU is outside [0, c); else classes are taken to be right.
     """
-    results = LinearResults(*_unroll_again(tensors, w0, family, look))
+    results = Outcome(*_unroll_again(tensors, w0, family, look, objective))
     if results.bad == NOT_AGAIN:
         return None
-    _watch(results, tensors, w0, optimizer)
+    if results.computed:
+        _watch(results.outer, tensors, w0, optimizer)
     return results
 
 
-def _watch(
-    results: LinearResults, tensors: Sequence[Tensor | None], w0: Sequence[Tensor], optimizer: str
-) -> None:
+def _watch(outer: Tensor, tensors: Sequence[Tensor | None], w0: Sequence[Tensor], optimizer: str) -> None:
     """See to it that an input that is freed too early is called by its name."""
-    given = [*tensors, *w0]
-    if results.w.requires_grad and any(t is not None and t.grad_fn is not None for t in given):
-        called = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND)
-        watch(results.w, zip((*called, *["w0"] * len(w0)), given, strict=True))
+    called = (*BEFORE, *OPTIMIZERS[optimizer].settings, *BEHIND, *["w0"] * len(w0))
+    watch(outer, zip(called, [*tensors, *w0], strict=True))
 
 
 _unroll_node = torch.ops.pybilevel.unroll_node.default
