@@ -41,8 +41,7 @@ DEFAULTS = {"memory": "auto", "backend": "auto", "precision": "fp32", "method": 
 _NAMES = {"steps", "optimizer", *DEFAULTS}
 
 _TENSORS = {Tensor, Parameter}
-
-_TOLD = {name: default for name, default in DEFAULTS.items() if name != "method"}
+_PLAIN = {*_TENSORS, type(None)}
 
 _families: dict[tuple[Any, ...], int] = {}
 _numbers = count()
@@ -76,24 +75,32 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
         return None
     if getattr(optimizer, "starts_above_zero", False):
         return None
-    settings, native = optimizer.settings(), OPTIMIZERS[optimizer.name]
+    native, memory = OPTIMIZERS[optimizer.name], options.get("memory", "auto")
     key = (
         inner.kind,
         inner.traits,
         None if outer is None else (outer.kind, outer.traits),
         type(w0),
-        (type(optimizer), native.bits(optimizer), *settings),
-        (steps, *[_exactly(options.get(name, default)) for name, default in _TOLD.items()]),
+        type(optimizer),
+        native.bits(optimizer),
+        steps,
+        type(memory),  # 1 is equal to True
+        memory,
+        options.get("backend", "auto"),
+        options.get("precision", "fp32"),
     )
+    x, settings = inner.x, optimizer.settings()
     try:
         hash(key)
-        like = steps, inner.x.shape[:-2], inner.x.dtype, inner.x.device
-        uniform = {name: _uniform(name, value, *like) for name, value in settings.items()}
-        tensors = given_inputs(inner, outer, None, None, native.ordered(uniform))
+        like = steps, x.shape[:-2], x.dtype, x.device
+        ordered = [
+            _uniform(name, settings[name], *like) if name in settings else None for name in native.settings
+        ]
+        tensors = given_inputs(inner, outer, None, None, ordered)
     except (AttributeError, TypeError, ValueError):  # it is wrong, which its checks will say, or has no form
         return None
-    leaves, dtype = _leaves(w0), inner.x.dtype
-    if not (_are_plain(leaves) and _are_plain([one for one in tensors if one is not None])):
+    leaves, dtype = _leaves(w0), x.dtype
+    if not (_PLAIN.issuperset(map(type, tensors)) and _are_plain(leaves)):
         return None
     if dtype in LOW_PRECISION or any(leaf.dtype is not dtype for leaf in leaves):  # to be cast
         return None
@@ -168,8 +175,3 @@ def _leaves(w0: Any) -> list[Any]:
         if _are_plain(flat):
             return flat
     return pytree.tree_leaves(w0)
-
-
-def _exactly(value: Any) -> tuple[type, Any]:
-    """A value that is equal to none of another type, as 1 is to True."""
-    return type(value), value

@@ -7,6 +7,7 @@ parameters of a callable have tasks, a leaf may leave their axis out: then all t
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ Setting = float | Tensor | Any  # the Any is a pytree of numbers and tensors sha
 
 def check_setting(name: str, value: Setting, *, below: float | None = None, positive: bool = False) -> None:
     """Raise unless `value` is a setting whose values are finite, >= 0 (> 0 if `positive`) and (if given) < `below`."""
+    limit = inf if below is None else below
+    if type(value) is float and (0.0 < value < limit or (value == 0.0 and not positive)):
+        return  # the usual way: loops make an optimizer for every call
     if is_number(value):
         return check_range(name, value, below=below, positive=positive)
     leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
