@@ -1,6 +1,6 @@
 """The figures beside pybilevel/engine/select.py: `python -m benchmarks.coordinates`, about a minute.
 
-*Rounding*: the largest relative error, in the 2-norm, of the hypergradients of x, y and the example weights in
+*Rounding*: the largest relative error, in the 2-norm, of the hypergradients of x, y, the example weights and l2 in
 float32, for every kind of coordinates, against the generic engine in float64, on Gaussian features.
 
 *Effect of T*: the same of that case of the benchmark, whose hypergradient of H is a sum that cancels.
@@ -11,8 +11,8 @@ float32, for every kind of coordinates, against the generic engine in float64, o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 from unittest import mock
 
@@ -24,6 +24,7 @@ from benchmarks.cases import CASES
 from benchmarks.measure import reference_results, relative_errors
 from benchmarks.peers import ours
 from benchmarks.workloads import EFFECT_OF_T, Shape
+from pybilevel.engine import recipe
 from pybilevel.engine.cost import COORDINATES
 
 LAYOUT = "pybilevel.engine.layout"
@@ -59,17 +60,20 @@ def rounding(table: Sequence[Sizes] = ROUNDING) -> str:
     """A Markdown table: a row for each problem, a column for each kind of coordinates."""
     rows = [f"| problem | {' | '.join(COORDINATES)} |", "| --- | --- | --- | --- |"]
     for sizes in table:
-        exact = _hypergradients(sizes, torch.float64, "generic")
-        errors = []
-        for coordinates in COORDINATES:
-            if coordinates == "normal" and sizes.problem is not pb.LeastSquares:
-                errors.append("")
-                continue
-            found = _hypergradients(sizes, torch.float32, coordinates)
-            errors.append(f"{max(relative_errors(found, exact).values()):.1e}")
+        found = errors(sizes)
         name = f"{sizes.problem.__name__} n={sizes.n} d={sizes.d} T={sizes.steps} momentum={sizes.momentum:g}"
-        rows.append(f"| {name} | {' | '.join(errors)} |")
+        cells = [f"{found[one]:.1e}" if one in found else "" for one in COORDINATES]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def errors(sizes: Sizes) -> dict[str, float]:
+    """The largest relative error of a hypergradient in float32, in the coordinates that are for the problem."""
+    exact = _hypergradients(sizes, torch.float64, "generic")
+    fit = [one for one in COORDINATES if one != "normal" or sizes.problem is pb.LeastSquares]
+    return {
+        one: max(relative_errors(_hypergradients(sizes, torch.float32, one), exact).values()) for one in fit
+    }
 
 
 def _hypergradients(sizes: Sizes, dtype: torch.dtype, coordinates: str) -> dict[str, Tensor]:
@@ -85,16 +89,24 @@ def _hypergradients(sizes: Sizes, dtype: torch.dtype, coordinates: str) -> dict[
         y, y_val = y.softmax(-1), y_val.softmax(-1)
     weights = normal(sizes.n).sigmoid()
     curvature = torch.linalg.eigvalsh(x.T @ x / sizes.n)[-1]
-    leaves = {
-        name: tensor.to(dtype).requires_grad_() for name, tensor in (("x", x), ("y", y), ("weights", weights))
-    }
-    inner = sizes.problem(leaves["x"], leaves["y"], weights=leaves["weights"], l2=1e-3)
+    given = {"x": x, "y": y, "weights": weights, "l2": torch.tensor(1e-3)}
+    leaves = {name: tensor.to(dtype).requires_grad_() for name, tensor in given.items()}
+    inner = sizes.problem(leaves["x"], leaves["y"], weights=leaves["weights"], l2=leaves["l2"])
     outer = sizes.problem(x_val.to(dtype), y_val.to(dtype))
     rule = pb.SGD(float(0.9 / curvature), sizes.momentum)
-    with mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_: coordinates):
+    with _forced(coordinates):
         backend = "generic" if coordinates == "generic" else "fused"
         value = pb.ho_objective(inner, outer, steps=sizes.steps, optimizer=rule, backend=backend)
     return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+
+@contextmanager
+def _forced(coordinates: str) -> Iterator[None]:
+    """Within it fused problems run in these coordinates, those of an earlier call forgotten."""
+    with mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_: coordinates):
+        recipe.forget()
+        yield
+    recipe.forget()
 
 
 def effect_of_t(shape: Shape) -> str:
@@ -107,7 +119,7 @@ def effect_of_t(shape: Shape) -> str:
     ]
     errors = []
     for coordinates in COORDINATES:
-        with mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_, chosen=coordinates: chosen):
+        with _forced(coordinates):
             found = ours.build(EFFECT_OF_T, shape, inputs)()
         errors.append(f"{max(relative_errors(found, exact).values()):.1e}")
     return "\n".join([*rows, f"| {shape} | {' | '.join(errors)} |"])
@@ -128,7 +140,7 @@ def _seconds(n: int, c: int, tasks: int, regime: str, repeats: int) -> float:
     y = torch.arange(n).remainder(c).expand(tasks, -1)
     best = float("inf")
     with ExitStack() as stack:
-        stack.enter_context(mock.patch(f"{LAYOUT}.choose_coordinates", lambda *_: "dual"))
+        stack.enter_context(_forced("dual"))
         stack.enter_context(mock.patch(f"{LAYOUT}.choose_regime", lambda *_: regime))
         for _ in range(repeats):
             start = time.perf_counter()

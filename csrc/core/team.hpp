@@ -16,6 +16,7 @@
 //                             lane, where a scalar is a pack with the numbers of several tasks
 //   Series<E>, series(b, t)   one number a step of task t, as a scalar: s[step], s.set(step, x)
 //   vanishes(x)               whether a scalar is 0
+//   Wide, wide()              the same workers, whose scalars are doubles; for all but reduce(), keep() and near()
 //   load(p), store(p, lane)   a lane from / to p[0 .. kLanes); static, not collective
 //   for_each(n, f)            f(i) for i = 0 .. n-1, independent
 //   for_pairs(m, n, f)        f(i, j) for i = 0 .. m-1 and j = 0 .. n-1, independent; j runs fastest

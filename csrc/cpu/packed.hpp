@@ -21,10 +21,13 @@ constexpr Index next_part(Index rest, Index most) {
 template <class T>
 struct PackedTile {
   static constexpr Index kLanes = PackOf<T>::lanes, kPacks = 2, kColumns = kPacks * kLanes;
-  static constexpr Index kDepth = 256;  // rows of a panel, which is 16 kB
+  static constexpr Index kDepth = 320;  // rows of a panel, which is 20 kB
   static constexpr int kRows = 6;       // of C: 12 running sums hide the latency of two multiply-adds a cycle
 
   alignas(kPackBytes) T panel[kDepth * kColumns];
+
+  // Rows of a panel of so many altogether: about as many in each.
+  static Index depth_of(Index rows) { return round_up(ceil_div(rows, ceil_div(rows, kDepth)), kLanes); }
 
   // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole).
   template <int P, int Q>
@@ -125,17 +128,22 @@ template <class T>
 bool mix_packs(const Shape& s, Matrix<const T> b) {
   constexpr Index cache = 48 << 10;
   const Index bytes = s.r * b.row * static_cast<Index>(sizeof(T));
-  return s.p >= 4 * PackedTile<T>::kRows && s.r <= PackedTile<T>::kDepth && bytes > cache && !s.stream;
+  return s.p >= 4 * PackedTile<T>::kRows && bytes > cache && !s.stream;
 }
 
 template <class T>
 PB_NOINLINE void mix_packed(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
   using Tile = PackedTile<T>;
   Tile tile;
+  const Index most = Tile::depth_of(s.r);
   for (Index q = 0; q < s.q; q += Tile::kColumns) {
     const Index columns = std::min(Tile::kColumns, s.q - q);
-    tile.take(s.r, {b.data + q, b.row}, columns);
-    tile.pass(s.p, s.r, a, {c.data + q, c.row, 1}, s.accumulate, columns);
+    for (Index r = 0; r < s.r; r += most) {
+      const Index depth = std::min(most, s.r - r);
+      tile.take(depth, {b[r] + q, b.row}, columns);
+      tile.pass(s.p, depth, {a.data + r * a.column, a.row, a.column}, {c.data + q, c.row, 1},
+                s.accumulate || r > 0, columns);
+    }
   }
 }
 
@@ -146,11 +154,12 @@ template <class T>
 PB_NOINLINE void dots_packed(const Shape& s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
   using Tile = PackedTile<T>;
   Tile tile;
+  const Index most = Tile::depth_of(s.q);
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
     const Index columns = std::min(Tile::kColumns, s.r - r);
     const Strided<T> out{c.data + r * c.column, c.row, c.column};
-    for (Index q = 0; q < s.q; q += Tile::kDepth) {
-      const Index depth = std::min(Tile::kDepth, s.q - q);
+    for (Index q = 0; q < s.q; q += most) {
+      const Index depth = std::min(most, s.q - q);
       tile.take_turned(depth, {b[r] + q, b.row}, columns);
       tile.pass(s.p, depth, {a.data + q, a.row, 1}, out, s.accumulate || q > 0, columns);
     }

@@ -38,6 +38,7 @@ template <class T>
 struct Solo : OneThread {
   using Scalar = T;
   using Real = T;
+  using Wide = Solo<double>;
   using Lane = Pack<T>;
   template <class E>
   using Series = Vector<E>;
@@ -48,6 +49,8 @@ struct Solo : OneThread {
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
   static bool vanishes(T x) { return x == 0; }
+
+  Wide wide() const { return {}; }
 
   // Of whole packs; by sums that do not wait for each other.
   static bool all_finite(Index n, const T* x) {
@@ -111,6 +114,7 @@ template <class T>
 struct Crew {
   using Scalar = T;
   using Real = T;
+  using Wide = Crew<double>;
   using Lane = Pack<T>;
   template <class E>
   using Series = Vector<E>;
@@ -125,6 +129,8 @@ struct Crew {
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
   static bool vanishes(T x) { return x == 0; }
+
+  Wide wide() const { return {parallel}; }
 
   template <class E>
   static Vector<E> series(const Batch<E>& batch, Index task) {
@@ -169,6 +175,7 @@ struct Crew {
   void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
 
   void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
+    if (mix_packs<T>(s, b)) return mix_blocks(s, a, b, c);
     const Index grain = s.p * s.q * s.r < kMultiplyAdds ? s.p : MixTile<T>::kRows;
     split(s.p, grain, [&](Index begin, Index end) {
       pb::mix<T>({end - begin, s.q, s.r, s.accumulate}, {a.data + begin * a.row, a.row, a.column}, b,
@@ -212,6 +219,23 @@ struct Crew {
   }
 
  private:
+  // In blocks of rows that are worth a panel of B, each some panels wide, row by row of blocks: whole rows stay with a thread,
+  // as in for_lanes.
+  void mix_blocks(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const {
+    constexpr Index high = 64, wide = 4 * PackedTile<T>::kColumns;
+    const bool whole = s.p * s.q * s.r < kMultiplyAdds;
+    const Index rows = whole ? s.p : ceil_div(s.p, ceil_div(s.p, high)),
+                across = whole ? 1 : ceil_div(s.q, wide),
+                columns = round_up(ceil_div(s.q, across), PackedTile<T>::kColumns);
+    const auto run = [&](Index i) {
+      const Index p = i / across * rows, q = i % across * columns;
+      pb::mix_packed<T>({std::min(rows, s.p - p), std::min(columns, s.q - q), s.r, s.accumulate},
+                        {a.data + p * a.row, a.row, a.column}, {b.data + q, b.row}, {c[p] + q, c.row});
+    };
+    if (whole) return run(0);
+    parallel(ceil_div(s.p, rows) * across, [&](Index i) { run(i); });
+  }
+
   template <class F>
   void split(Index n, Index grain, F&& f) const {
     const Index parts = grain > 0 ? ceil_div(n, grain) : 1;

@@ -50,6 +50,7 @@ template <class T>
 struct GridTeam {
   using Scalar = T;
   using Real = T;
+  using Wide = GridTeam<double>;
   using Lane = T;
   template <class E>
   using Series = Vector<E>;
@@ -68,6 +69,8 @@ struct GridTeam {
   __device__ static T load(const T* p) { return *p; }
   __device__ static void store(T* p, T x) { *p = x; }
   __device__ static bool vanishes(T x) { return x == 0; }
+
+  __device__ Wide wide() const { return {{{nullptr}}, nullptr}; }
 
   template <class E>
   __device__ static Vector<E> series(const Batch<E>& batch, Index task) {

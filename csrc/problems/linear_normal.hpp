@@ -1,21 +1,25 @@
 // Linear inner problem with squared loss in normal coordinates: the recurrence runs on the normal equations, whatever the
-// number of rows. With features Xt (X, and a column of ones for the bias), S = Xt^T diag(s) Xt and b = Xt^T diag(s) Y,
+// number of rows. With the moments S and b of the data (problems/linear_moments.hpp),
 //
 //   gradient   G = S W - b + rho W                                     (rho does not reach the bias)
 //   pullback   W_bar += S v + rho v,  S_bar += (W - W_r) v^T,  b_bar -= v,  rho_bar += <v, W>
-//   end        with U = Xt (S_bar + S_bar^T) and V = (Y - Xt W_r) b_bar^T, a row each:
-//              X_bar = s (U + V - Xt b_bar W_r^T),  s_bar = <U / 2 + V, xt>,  Y_bar = s Xt b_bar
 //
 // for any W_r: it is the first W that the reverse half meets, near which the others are; without it, the parts of X_bar
 // and s_bar are large and cancel.
+//
+// S has the square of the condition number of the features. Where it may be large, with few rows, the moments and their way
+// back are made on the team's wide() scalars, and so is the sum of S_bar, some steps at a time; the steps themselves are not.
+//
 // The point is W^T, class-major with the bias as its last column: [c x stride]. A gradient costs 2 d^2 c operations and a
 // pullback 4 d^2 c; S costs 2 n d^2, and X_bar as much again.
 #pragma once
 
+#include <type_traits>
+
 #include "core/lanes.hpp"
 #include "problems/linear_head.hpp"
+#include "problems/linear_moments.hpp"
 #include "problems/linear_rows.hpp"
-#include "problems/linear_sweep.hpp"
 
 namespace pb::inline PB_ISA {
 
@@ -24,7 +28,11 @@ class LinearNormal {
  public:
   using T = typename Team::Scalar;
   using Lane = typename Team::Lane;
+  using Wide = typename Team::Wide;
+  using WideT = typename Wide::Scalar;
   static constexpr bool kDecodes = false;  // the cotangent of a decoded point does not depend on it
+  static constexpr Index kTall = 4;        // rows a feature from which sums in T are as exact as primal steps
+  static constexpr Index kStepsOfPart = 16;  // of S_bar and b_bar that are summed in T
 
   PB_HD LinearNormal(Arena& arena, const LinearParams<T>& params, bool reverse)
       : params_(params),
@@ -32,18 +40,25 @@ class LinearNormal {
         rows_(arena, params.support, params.classes, reverse),
         columns_(params.features + (params.bias ? 1 : 0)),
         stride_(round_up(columns_, Team::kLanes)),
-        sweep_(arena, params.support.rows, params.features, moments(),
-               2 * (stride_ + params.classes) *
-                   LinearSweep<Team>::block_rows(params.support.rows, params.features, moments())) {
-    moments_ = arena.take<T>(moments());
+        is_wide_(!std::is_same_v<T, WideT> && params.support.rows < kTall * params.features),
+        near_(arena, params, stride_, !is_wide_),
+        wide_(arena, params, stride_, is_wide_) {
+    moments_ = arena.take<T>(near_.size());
     const auto& data = params.support;
     if (!reverse) return;
-    if (data.x_bar || data.weights_bar) {
+    const bool examples = data.x_bar || data.weights_bar, any = examples || data.targets_bar;
+    if (any) linear_bar_ = arena.take<T>(points());
+    if (examples) {
       square_bar_ = arena.take<T>(square());
       reference_ = arena.take<T>(points());
       shifted_ = arena.take<T>(points());
     }
-    if (data.x_bar || data.weights_bar || data.targets_bar) linear_bar_ = arena.take<T>(points());
+    if (!is_wide_) return;
+    if (any) wide_linear_bar_ = arena.take<WideT>(points());
+    if (examples) {
+      wide_square_bar_ = arena.take<WideT>(square());
+      wide_reference_ = arena.take<WideT>(points());
+    }
   }
 
   PB_HD Index size() const { return points(); }
@@ -57,25 +72,17 @@ class LinearNormal {
       rho_ = *params_.l2.matrix(task).data;
       rho_bar_ = 0;
       has_reference_ = false;
+      steps_of_part_ = 0;
     });
     rows_.clear(team);
     load_rows(team, params_.support, task, params_.classes, rows_.buffers());
-    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      T *const x = partial + moments(), *const scaled = x + rows * stride_;
-      const RowBuffers<T> data = rows_.buffers();
-      const Index stride = stride_;
-      extend(member, first, rows, x);
-      member.for_pairs(rows, stride, [=](Index i, Index j) {
-        scaled[i * stride + j] = data.scale[first + i] * x[i * stride + j];
-      });
-      member.mix({columns_, stride, rows, true}, {scaled, 1, stride}, {x, stride}, {partial, stride});
-      member.mix({params_.classes, stride, rows, true}, {data.targets + first, data.stride, 1},
-                 {scaled, stride}, {partial + square(), stride});
-    });
-    sweep_.collect(team, moments_, false);
+    is_wide_ ? wide_.make(team.wide(), task, rows_.buffers(), moments_)
+             : near_.make(team, task, rows_.buffers(), moments_);
     if (!reverse) return;
     fill_zero(team, square_bar_, square());
     fill_zero(team, linear_bar_, points());
+    fill_zero(team.wide(), wide_square_bar_, square());
+    fill_zero(team.wide(), wide_linear_bar_, points());
   }
 
   // The initial state: the point, and the optimizer's buffers behind it.
@@ -124,14 +131,15 @@ class LinearNormal {
 
   // w_bar += H v; adds the mixed derivatives to the cotangents of S, b and l2.
   PB_HD void pullback(const Team& team, const T* w, const T* v, T* w_bar) {
+    const Index stride = stride_, classes = params_.classes, features = params_.features;
+    const Index steps = steps_of_part_ + 1;
     multiply(team, v, w_bar, true);
     add_regulariser(team, v, w_bar);
-    const Index stride = stride_, classes = params_.classes, features = params_.features;
+    if (linear_bar_) shift(team, w, v, steps);
     if (square_bar_) {
-      shift(team, w);
       team.mix({columns_, stride, classes, true}, {shifted_, 1, stride}, {v, stride}, {square_bar_, stride});
     }
-    if (linear_bar_) add_scaled(team, points(), T(-1), v, linear_bar_);
+    if (is_wide_ && steps == kStepsOfPart) add_part(team);
     if (!params_.l2_bar) return;
     T sum = inner(team, points(), v, w);
     for (Index k = 0; head_.has_bias() && k < classes; ++k) {
@@ -143,37 +151,21 @@ class LinearNormal {
   PB_HD void store_cotangents(const Team& team) const {
     if (params_.l2_bar) team.for_each(1, [=, this](Index) { *params_.l2_bar.matrix(task_).data = rho_bar_; });
     if (!linear_bar_) return;
-    if (square_bar_) symmetrise(team);
-    const Matrix<T> x_bar = params_.support.x_bar.matrix(task_);
-    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      T *const x = partial + moments(), *const u = x + rows * stride_;
-      extend(member, first, rows, x);
-      T *const products = u + rows * stride_, *const residuals = products + params_.classes * rows;
-      member.dots({params_.classes, stride_, rows}, {linear_bar_, stride_}, {x, stride_},
-                  {products, rows, 1});
-      if (rows_.buffers().targets_bar) target_cotangents(member, first, rows, products);
-      if (!square_bar_) return;
-      row_cotangents(member, first, rows, x, u, residuals);
-      if (x_bar) feature_cotangents(member, first, rows, u, products, x_bar);
-    });
-    store_rows(team, params_.support, task_, params_.classes, rows_.buffers());
+    const RowBuffers<T> data = rows_.buffers();
+    if (is_wide_) {
+      add_part(team);
+      if (reference_) widen(team, points(), reference_, wide_reference_, false);
+      wide_.back(team.wide(), task_, data, {wide_square_bar_, wide_linear_bar_, wide_reference_});
+    } else {
+      near_.back(team, task_, data, {square_bar_, linear_bar_, reference_});
+    }
+    store_rows(team, params_.support, task_, params_.classes, data);
   }
 
  private:
   PB_HD Index square() const { return columns_ * stride_; }
   PB_HD Index points() const { return params_.classes * stride_; }
-  PB_HD Index moments() const { return square() + points(); }
   PB_HD const T* linear() const { return moments_ + square(); }
-
-  // Rows first.. of Xt, padded with zeros.
-  template <class Member>
-  PB_HD void extend(const Member& member, Index first, Index rows, T* out) const {
-    const Matrix<const T> x = params_.support.x.matrix(task_);
-    const Index features = params_.features, columns = columns_, stride = stride_;
-    member.for_pairs(rows, stride, [=](Index i, Index j) {
-      out[i * stride + j] = j < features ? x[first + i][j] : j < columns ? T(1) : T(0);
-    });
-  }
 
   // out (+)= S w
   PB_HD void multiply(const Team& team, const T* w, T* out, bool accumulate) const {
@@ -189,69 +181,34 @@ class LinearNormal {
                    [=](Index k, Index j) { g[k * stride + j] += rho * w[k * stride + j]; });
   }
 
-  // W - W_r
-  PB_HD void shift(const Team& team, const T* w) {
-    T *const reference = reference_, *const shifted = shifted_;
+  // b_bar -= v, and W - W_r where S_bar is wanted, after so many steps of a part.
+  PB_HD void shift(const Team& team, const T* w, const T* v, Index steps) {
+    T *const reference = reference_, *const shifted = shifted_, *const linear_bar = linear_bar_;
     const bool known = has_reference_;
     team.for_lanes(points(), [=](Index i) {
+      Team::store(linear_bar + i, Team::load(linear_bar + i) - Team::load(v + i));
+      if (!shifted) return;
       if (!known) Team::store(reference + i, Team::load(w + i));
       Team::store(shifted + i, Team::load(w + i) - Team::load(reference + i));
     });
-    team.for_each(1, [=, this](Index) { has_reference_ = true; });
-  }
-
-  // S_bar += S_bar^T
-  PB_HD void symmetrise(const Team& team) const {
-    const Index columns = columns_, stride = stride_;
-    T* const s = square_bar_;
-    team.for_each(columns, [=](Index i) {
-      for (Index j = 0; j < i; ++j)
-        s[i * stride + j] = s[j * stride + i] = s[i * stride + j] + s[j * stride + i];
-      s[i * stride + i] *= 2;
+    team.for_each(1, [=, this](Index) {
+      has_reference_ = true;
+      steps_of_part_ = steps % kStepsOfPart;
     });
   }
 
-  // Y_bar = s Xt b_bar, given Xt b_bar [c, rows].
-  template <class Member>
-  PB_HD void target_cotangents(const Member& member, Index first, Index rows, const T* products) const {
-    const RowBuffers<T> data = rows_.buffers();
-    member.for_pairs(params_.classes, rows, [=](Index k, Index i) {
-      data.targets_bar[k * data.stride + first + i] = data.scale[first + i] * products[k * rows + i];
-    });
+  // The wide S_bar and b_bar += their parts, which are zero then.
+  PB_HD void add_part(const Team& team) const {
+    widen(team, points(), linear_bar_, wide_linear_bar_, true);
+    fill_zero(team, linear_bar_, points());
+    if (!square_bar_) return;
+    widen(team, square(), square_bar_, wide_square_bar_, true);
+    fill_zero(team, square_bar_, square());
   }
 
-  // u = U + V, and s_bar, of rows first..; given S_bar + S_bar^T.
-  template <class Member>
-  PB_HD void row_cotangents(const Member& member, Index first, Index rows, const T* x, T* u,
-                            T* residuals) const {
-    const RowBuffers<T> data = rows_.buffers();
-    const Index stride = stride_, classes = params_.classes;
-    T* const scale_bar = data.scale_bar;
-    const auto along = [=](Index i) {
-      T sum = 0;
-      for (Index j = 0; j < stride; ++j) sum += u[i * stride + j] * x[i * stride + j];
-      return sum;
-    };
-    member.dots({classes, stride, rows}, {reference_, stride}, {x, stride}, {residuals, rows, 1});
-    member.for_pairs(classes, rows, [=](Index k, Index i) {
-      residuals[k * rows + i] = data.targets[k * data.stride + first + i] - residuals[k * rows + i];
-    });
-    member.mix({rows, stride, columns_}, {x, stride, 1}, {square_bar_, stride}, {u, stride});
-    if (scale_bar) member.for_each(rows, [=](Index i) { scale_bar[first + i] = T(-0.5) * along(i); });
-    member.mix({rows, stride, classes, true}, {residuals, 1, rows}, {linear_bar_, stride}, {u, stride});
-    if (scale_bar) member.for_each(rows, [=](Index i) { scale_bar[first + i] += along(i); });
-  }
-
-  // X_bar of rows first.., given U + V and Xt b_bar.
-  template <class Member>
-  PB_HD void feature_cotangents(const Member& member, Index first, Index rows, T* u, T* products,
-                                Matrix<T> x_bar) const {
-    const T* const scale = rows_.buffers().scale;
-    const Index stride = stride_, classes = params_.classes;
-    member.for_each(classes * rows, [=](Index i) { products[i] = -products[i]; });
-    member.mix({rows, stride, classes, true}, {products, 1, rows}, {reference_, stride}, {u, stride});
-    member.for_pairs(rows, params_.features,
-                     [=](Index i, Index j) { x_bar[first + i][j] = scale[first + i] * u[i * stride + j]; });
+  // to (+)= from
+  PB_HD static void widen(const Team& team, Index n, const T* from, WideT* to, bool accumulate) {
+    team.for_each(n, [=](Index i) { to[i] = (accumulate ? to[i] : WideT(0)) + from[i]; });
   }
 
   PB_HD void read(const Team& team, Matrix<const T> from, T* w) const {
@@ -270,11 +227,14 @@ class LinearNormal {
   LinearHead<Team> head_;
   LinearRows<Team, Loss> rows_;
   Index columns_, stride_;
-  LinearSweep<Team> sweep_;
-  Index task_ = 0;
+  bool is_wide_;
+  LinearMoments<Team, T> near_;  // one of these is used
+  LinearMoments<Wide, T> wide_;
+  Index task_ = 0, steps_of_part_ = 0;
   T rho_ = 0, rho_bar_ = 0;
-  T* moments_;  // S [columns, stride], then b [c, stride]
-  T *square_bar_ = nullptr, *linear_bar_ = nullptr;
+  T* moments_;                                       // S [columns, stride], then b [c, stride]
+  T *square_bar_ = nullptr, *linear_bar_ = nullptr;  // where the moments are wide, of a part of the steps
+  WideT *wide_square_bar_ = nullptr, *wide_linear_bar_ = nullptr, *wide_reference_ = nullptr;
   T *reference_ = nullptr, *shifted_ = nullptr;  // W_r, and what shift() makes
   bool has_reference_ = false;
 };

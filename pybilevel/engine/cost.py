@@ -8,13 +8,17 @@ A multiply-add counts as two. A step, and a step back:
     normal    2 d^2 c   2 d^2 c                 2 d^2 c *  2 d^2 c              2 n d^2, 2 n d^2, 2 n d^2 *
 
 "Not kept": predictions made again in the reverse half. "Settings": step size or Nesterov momentum. *: for example
-weights too. What is linear in n, d and c a step counts as nothing.
+weights too. What is linear in n, d and c a step counts as nothing. With less than 4 d rows, the ends of normal
+coordinates are in double precision and count twice.
 """
 
 from typing import Literal, NamedTuple
 
 Coordinates = Literal["primal", "dual", "normal"]
 COORDINATES: tuple[Coordinates, ...] = ("primal", "dual", "normal")
+
+TALL = 4
+"""Rows a feature from which normal coordinates need no double precision (`kTall` of problems/linear_normal.hpp)."""
 
 
 class Wanted(NamedTuple):
@@ -64,7 +68,8 @@ class LinearSize(NamedTuple):
         if coordinates == "dual":
             model = 2 * self.n * self.d * self.c * (1 + wanted.reverse + wanted.features)
             return query + model + 2 * self.n**2 * self.d * (1 + wanted.reverse + wanted.features)
-        return query + 2 * self.n * self.d**2 * (1 + wanted.reverse + wanted.examples)
+        twice = 1 if self.n >= TALL * self.d else 2
+        return query + twice * 2 * self.n * self.d**2 * (1 + wanted.reverse + wanted.examples)
 
     def flops(self, coordinates: Coordinates, wanted: Wanted) -> int:
         """Operations of the whole call, forward and backward, nothing recomputed but what `wanted` says."""

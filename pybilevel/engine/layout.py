@@ -253,7 +253,7 @@ def _excluded(form: Form) -> dict[Coordinates, str]:
         found["normal"] = "normal coordinates need the squared loss"
     elif not normal_rounds_well(size, dtype, momentum):
         found["normal"] = (
-            "normal coordinates would round worse (float32, and n < 4 d or many steps with momentum)"
+            "normal coordinates would round worse (float32, and many steps with momentum or n < 4 d)"
         )
     if form.carried:
         found["dual"] = "an initial velocity need not lie in the span of the data"

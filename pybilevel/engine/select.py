@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from pybilevel.engine.cost import COORDINATES, Coordinates, LinearSize, Wanted
+from pybilevel.engine.cost import COORDINATES, TALL, Coordinates, LinearSize, Wanted
 
 Regime = Literal["tasks", "rows", "lanes"]
 
@@ -26,7 +26,7 @@ benchmarks.coordinates`) lanes are 2.0 times as fast for n = 5, 1.2 for n = 16, 
 number of threads may not decide: the two do not round alike."""
 
 LONG_NORMAL = 256
-"""Steps up to which float32 normal coordinates round well with momentum; see `normal_rounds_well`."""
+"""Steps up to which float32 normal coordinates round well with momentum, or with few rows; see `normal_rounds_well`."""
 
 LONG, LONG_MOMENTUM = 32, 8
 """Steps up to which float32 dual coordinates round well even where n > d/2, without and with momentum; see
@@ -58,14 +58,18 @@ def dual_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bo
 def normal_rounds_well(size: LinearSize, dtype: torch.dtype, momentum: bool) -> bool:
     """Whether normal coordinates are about as exact as primal ones, whatever they cost.
 
-    S has the square of the condition number of the features: with n near d that shows. Measured in float32
-    (`python -m benchmarks.coordinates`), relative errors of hypergradients on Gaussian features, normal against primal:
-    n = 1000, d = 64: 1.9e-6 and 1.5e-6 (T = 256 and 4096), 5.3e-6 and 1.6e-6 (T = 1024, momentum 0.9); n = 300,
-    d = 256: 6.9e-6 and 7e-7 (T = 256), 2.2e-5 and 1.2e-6 (T = 1024).
+    S has the square of the condition number of the features, which with n near d is large: with less than 4 d rows its
+    sums, and those that cancel on the way back, are in double precision. Measured in float32 (`python -m
+    benchmarks.coordinates`), relative errors of hypergradients on Gaussian features, normal against primal: n = 1000,
+    d = 64: 1.9e-6 and 1.5e-6 (T = 256 and 4096), 5.3e-6 and 1.6e-6 (T = 1024, momentum 0.9); n = 300, d = 256: 1.7e-6
+    and 7e-7 (T = 256), 8.2e-6 and 1.2e-6 (T = 1024); with momentum 0.9 2.1e-6 and 1.1e-6 (T = 32), 5.7e-6 and 2.1e-6
+    (T = 64).
     """
     if dtype == torch.float64:
         return True
-    return size.n >= 4 * size.d and (size.steps <= LONG_NORMAL or not momentum)
+    if size.n >= TALL * size.d:
+        return size.steps <= LONG_NORMAL or not momentum
+    return size.steps <= (LONG if momentum else LONG_NORMAL)
 
 
 def choose_regime(size: LinearSize, coordinates: Coordinates, lanes: int) -> Regime:
