@@ -113,7 +113,16 @@ struct PanelTile {
     for (const Term<const T>* term = terms; term != terms + count; ++term) {
       const T *a = term->a.data + p * term->a.row, *b = term->b.data + q;
       const Index row = term->a.row, next_a = term->a.column, next_b = term->b.row;
-      for (Index r = term->r; r > 0; --r, a += next_a, b += next_b) add<P, Q>(a, row, b, sum);
+      const auto next = [&] {
+        add<P, Q>(a, row, b, sum);
+        a += next_a, b += next_b;
+      };
+      for (Index r = term->r / 2; r > 0; --r) {  // short sums wait for the end of a loop
+        next();
+        asm("" : "+r"(a), "+r"(b));  // or the compiler finds addresses of its own, and spills sums
+        next();
+      }
+      if (term->r % 2 != 0) next();
     }
 #pragma GCC unroll 4
     for (int i = 0; i < P; ++i, c += c_row) {
