@@ -29,6 +29,16 @@ PB_HD void transpose(const Team& team, Index m, Index n, Matrix<const typename T
   }
 }
 
+// f(i, j) for i < m, j < n, independent and short.
+template <class Team, class F>
+PB_HD void for_panels(const Team& team, Index m, Index n, F&& f) {
+  if constexpr (requires { team.for_panels(m, n, f); }) {
+    team.for_panels(m, n, f);
+  } else {
+    team.for_pairs(m, n, f);
+  }
+}
+
 // C[p, q] (+)= the sum of two products; shape.r is not read.
 template <class Team>
 PB_HD void mix_both(const Team& team, Shape s, Term<const typename Team::Scalar> first,

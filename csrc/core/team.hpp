@@ -32,6 +32,7 @@
 // Some have a faster way, and need not:
 //
 //   transpose(m, n, a, b)     b[j][i] = a[i][j] for i < m, j < n       (core/lanes.hpp has it for all)
+//   for_panels(m, n, f)       for_pairs(m, n, f) of a short f          (core/lanes.hpp has it for all)
 //   mix_both(shape, t, u, c)  C (+)= both terms; shape.r is not read     (core/lanes.hpp has it for all)
 //   gram(n, q, a, c)          C(p, r) = sum_q A[p, q] A[r, q]          (core/lanes.hpp has it for all)
 //   fetch(n, p)               p[0 .. n) will be read soon; static

@@ -152,8 +152,8 @@ class MlpProblem {
       const Matrix<T> back = network_.in(backs_, last);
       team.mix({classes, shape_.width(last), rows, true}, {residual, stride, 1},
                network_.in_units(tangents_, last), head.weight(to));
-      team.mix({rows, shape_.padded(last), classes}, {u, 1, stride}, head.weight(w_head), back);
-      team.mix({rows, shape_.padded(last), classes, true}, {residual, 1, stride}, head.weight(v_head), back);
+      mix_both<Team>(team, {rows, shape_.padded(last), 0}, {classes, {u, 1, stride}, head.weight(w_head)},
+                     {classes, {residual, 1, stride}, head.weight(v_head)}, back);
     } else if (x_bar_) {
       head.spread(team, residual, stride, v_head, rows, x_bar_, true);
       head.spread(team, u, stride, w_head, rows, x_bar_, true);

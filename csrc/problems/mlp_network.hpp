@@ -69,7 +69,7 @@ class MlpNetwork {
   PB_HD void for_units(const Team& team, Index l, F f) const {
     const Index row = shape_.padded_with_one(l), column = shape_.padded(l);
     phi_.with([=, this, &team](auto phi) {
-      team.for_pairs(data_.rows, column / Team::kLanes, [=](Index i, Index j) {
+      for_panels(team, data_.rows, column / Team::kLanes, [=](Index i, Index j) PB_MERGED {
         f(i * row + j * Team::kLanes, i * column + j * Team::kLanes, phi);
       });
     });
