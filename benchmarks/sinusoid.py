@@ -47,14 +47,14 @@ def sinusoid_problem(a: Inputs) -> Bilevel:
 
 
 def sinusoid_work(shape: Shape) -> Work:
-    """A step: 6 n W operations forward, and 14 n W back (activations kept), less what would go to the inputs.
+    """A step: 6 n W operations forward, and 12 n W back, less what would go to the inputs.
 
-    W weights. Back: the gradient of the activations, and the R-operator: tangents, their cotangents, those of W. The
-    query loss and its gradient: 6 m W. Traffic: the data, and the weights both ways.
+    W weights. Back, activations and the gradient by them kept: the R-operator, tangents, their cotangents, those of W.
+    The query loss and its gradient: 6 m W. Traffic: the data, and the weights both ways.
     """
     pairs = list(pairwise(sizes(shape)))
     weights, first = sum(i * o for i, o in pairs), pairs[0][0] * pairs[0][1]
-    step = 2 * shape.n * (3 * weights - first + (weights - first) + 6 * weights - 3 * first)
+    step = 2 * shape.n * (3 * weights - first + 6 * weights - 3 * first)
     query = 2 * shape.m * (3 * weights - first)
     traffic = 4 * (shape.tasks * (shape.n + shape.m) * (shape.d + shape.c) + 2 * weights)
     return Work(float(shape.tasks * (shape.steps * step + query)), float(traffic), "primal")

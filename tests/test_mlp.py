@@ -255,7 +255,7 @@ def test_explain():
     assert told.backend == "fused" and told.coordinates is None and told.reasons == ()
     assert "a thread per task; perceptron 3-8-5-2, relu" in told.regime
     step = 25 * (3 * 2 * 10 * (24 + 40 + 10) - 2 * 10 * 24)
-    back = 25 * 2 * 10 * ((74 - 24) + (6 * 74 - 3 * 24))  # w0 only, activations kept
+    back = 25 * 2 * 10 * (10 + (6 * 74 - 3 * 24))  # w0 only, activations and the lower derivatives kept
     assert told.flops == 5 * (step + back)
     big = pb.MLP(torch.zeros(1000, 50), torch.zeros(1000, 2), sizes=(50, 60, 2))
     assert (

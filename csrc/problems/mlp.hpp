@@ -83,7 +83,7 @@ class MlpProblem {
       }
       network_.rows().residual(i, {residual + i, stride});
     });
-    network_.backward(team, w, wanted ? g : nullptr);
+    network_.backward(team, w, wanted ? g : nullptr, known != nullptr);
     if (wanted && rho_ != 0) shape_.add_regularised(team, rho_, w, g);
   }
 

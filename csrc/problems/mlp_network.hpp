@@ -37,8 +37,11 @@ class MlpNetwork {
     units_ = units;
     entries_ = entries;
     turned_size_ = turned;
+    const Index last = shape.hidden();
+    lower_size_ = last > 0 ? delta_at_[last - 1] : 0;
     activations_ = own_activations_ = arena.take<T>(predictions_size());
-    deltas_ = arena.take<T>(entries);
+    if (!kKeepsDeltas) own_lower_deltas_ = arena.take<T>(lower_size_);
+    last_delta_ = arena.take<T>(entries - lower_size_);
     residual_ = arena.take<T>(rows_.scores_size());
     turned_ = arena.take<T>(turned);
   }
@@ -52,7 +55,9 @@ class MlpNetwork {
   PB_HD Matrix<const T> with_one(Index l) const {
     return {l ? layer(l) : inputs_, shape_.padded_with_one(l)};
   }
-  PB_HD Matrix<const T> delta(Index l) const { return in(deltas_, l); }
+  PB_HD Matrix<T> delta(Index l) const {
+    return l < shape_.hidden() ? in(lower_deltas(), l) : Matrix<T>{last_delta_, shape_.padded(l)};
+  }
   PB_HD T* residual() const { return residual_; }  // R, class-major [c, stride of rows()]
 
   // The matrix of layer l in a buffer of entries() scalars, of units(), and of turned_size().
@@ -109,8 +114,10 @@ class MlpNetwork {
                    [=](Index k, Index i) { scores[k * stride + i] += bias[k]; });
   }
 
-  // All D_l, from R; and G into g, unless that is null. Leaves the W_l^T behind.
-  PB_HD void backward(const Team& team, const T* w, T* g) const {
+  // All D_l, from R; and G into g, unless that is null. Leaves the W_l^T behind. `known`: predictions were, so that what
+  // is kept beside them need not be made again.
+  PB_HD void backward(const Team& team, const T* w, T* g, bool known = false) const {
+    const bool lower_known = kKeepsDeltas && known;
     const Index rows = data_.rows, stride = rows_.stride(), last = shape_.hidden();
     const LinearHead<Team>& head = shape_.head();
     if (g) {
@@ -119,15 +126,11 @@ class MlpNetwork {
     }
     if (last > 0) {
       team.mix({rows, shape_.padded(last), head.classes()}, {residual_, 1, stride},
-               head.weight(shape_.head_of(w)), in(deltas_, last));
+               head.weight(shape_.head_of(w)), delta(last));
     }
     for (Index l = last; l > 0; --l) {
-      const Matrix<T> delta = in(deltas_, l);
-      const T* const a = layer(l);
-      for_units(team, l, [=](Index i, Index j, auto phi) {
-        const Lane slope = phi.template slope<Team>(Team::load(a + i));
-        Team::store(delta.data + j, slope * Team::load(delta.data + j));
-      });
+      const Matrix<T> delta = this->delta(l);
+      if (l == last || !lower_known) times_slope(team, l, delta);
       if (g) {
         const Matrix<const T> before = with_one(l - 1);
         team.mix({shape_.width(l - 1) + 1, shape_.padded(l), rows}, {before.data, 1, before.row}, delta,
@@ -136,10 +139,11 @@ class MlpNetwork {
       if (l == 1) continue;
       if constexpr (kTurns) {
         turn(team, l, w, turned_);
+        if (lower_known) continue;
         team.mix({rows, shape_.padded(l - 1), shape_.width(l)}, {delta.data, delta.row, 1}, turned(l),
-                 in(deltas_, l - 1));
-      } else {
-        send_back(team, l, delta, shape_.weight(w, l), in(deltas_, l - 1), false);
+                 this->delta(l - 1));
+      } else if (!lower_known) {
+        send_back(team, l, delta, shape_.weight(w, l), this->delta(l - 1), false);
       }
     }
   }
@@ -171,14 +175,17 @@ class MlpNetwork {
               {before.data, before.row, 1});
   }
 
-  // What a state's successor may find beside it: all A_l and P, one after the other.
-  PB_HD Index predictions_size() const { return units_ + rows_.scores_size(); }
+  // What a state's successor may find beside it, one after the other: all A_l, P, and the D_l below the last hidden layer,
+  // where they are kept. D_H is short work.
+  PB_HD Index predictions_size() const {
+    return units_ + rows_.scores_size() + (kKeepsDeltas ? lower_size_ : 0);
+  }
   PB_HD const T* predictions() const { return activations_; }
 
   // Where they are from now on: where they were kept, where they are to be kept, or (both null) in scratch. A team to which
   // scratch is nearer than a slot always works there.
   PB_HD void put(const Team& team, T* known, T* to_keep) const {
-    if constexpr (requires { requires Team::kSlotsAreNear; }) {
+    if constexpr (kKeepsDeltas) {
       T* const place = known ? known : to_keep ? to_keep : own_activations_;
       team.for_each(1, [=, this](Index) { activations_ = place; });
     } else if (known) {
@@ -200,15 +207,30 @@ class MlpNetwork {
   }
 
  private:
+  // Where slots are near, the D_l below the last hidden layer stay in them: reading one is less than making it by a product.
+  static constexpr bool kKeepsDeltas = requires { requires Team::kSlotsAreNear; };
+
   PB_HD T* layer(Index l) const { return activations_ + activation_at_[l - 1]; }
+  PB_HD T* lower_deltas() const {
+    return kKeepsDeltas ? activations_ + units_ + rows_.scores_size() : own_lower_deltas_;
+  }
+
+  // D_l = delta * phi'(Z_l)
+  PB_HD void times_slope(const Team& team, Index l, Matrix<T> delta) const {
+    const T* const a = layer(l);
+    for_units(team, l, [=](Index i, Index j, auto phi) {
+      const Lane slope = phi.template slope<Team>(Team::load(a + i));
+      Team::store(delta.data + j, slope * Team::load(delta.data + j));
+    });
+  }
 
   const LinearData<T>& data_;
   const MlpShape<Team>& shape_;
   Activation phi_;
   LinearRows<Team, Loss> rows_;
   Index activation_at_[kMaxLayers], delta_at_[kMaxLayers], turned_at_[kMaxLayers];
-  Index units_, entries_, turned_size_;
-  T *inputs_, *own_activations_, *deltas_, *residual_, *turned_;
+  Index units_, entries_, turned_size_, lower_size_;
+  T *inputs_, *own_activations_, *own_lower_deltas_ = nullptr, *last_delta_, *residual_, *turned_;
   mutable T* activations_;  // where put() said
 };
 

@@ -104,16 +104,19 @@ class MlpLayout(NamedTuple):
         """Operations of both halves; what is linear in n and in the widths counts as nothing.
 
         A step is 2 n W forward and as much for the gradient of every layer's weights and of its inputs (not of x),
-        W weights. A step back: the forward part unless it was kept, the gradient of the activations, that of the
-        weights if a setting needs it, and the R-operator: 4 n W forward, 4 n W for the weights, 4 n W for the inputs.
+        W weights. A step back: the forward part unless it was kept, the gradient of the activations (of the last hidden
+        ones alone if the CPU kept the others), that of the weights if a setting needs it, and the R-operator: 4 n W
+        forward, 4 n W for the weights, 4 n W for the inputs.
         """
         problem, wanted = self.problem, self.wanted
         pairs = list(pairwise(problem.sizes))
         first, whole = 2 * problem.n * prod(pairs[0]), 2 * problem.n * sum(i * o for i, o in pairs)
-        step = 3 * whole - first
+        step, activations = 3 * whole - first, whole - first
+        if kept and not self.x.is_cuda:
+            activations = min(activations, 2 * problem.n * prod(pairs[-1]))
         back = 0
         if wanted.reverse:
-            back = (not kept) * whole + (whole - first) + wanted.settings * whole
+            back = (not kept) * whole + activations + wanted.settings * whole
             back += 6 * whole - 3 * first + wanted.features * 2 * first
         steps = self.call.steps
         query = (0 if self.outer is None else self.outer.n) * (3 * whole - first) // problem.n

@@ -41,8 +41,9 @@ class MLP(Problem):
         l2: regularisation, a number, () or [*B], >= 0; the biases are not regularised.
         reduction: "mean" (1/n) or "sum".
 
-    Cost, a task with P parameters: 6 n P operations a step, and 14 to 18 n P a step back. Memory: the fused kernels
-    keep w and, where they are not made again, n activations of every unit for each stored step.
+    Cost, a task with P parameters: 6 n P operations a step, and 12 to 18 n P a step back. Memory: the fused kernels
+    keep w and, where they are not made again, n activations of every unit (and on the CPU as many derivatives, but for
+    the last hidden layer) for each stored step.
 
     Raises:
         ValueError: shapes, devices, sizes that do not go with x and y, labels outside [0, c), negative or non-finite
