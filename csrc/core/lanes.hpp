@@ -18,6 +18,13 @@ PB_HD void add_scaled(const Team& team, Index n, typename Team::Scalar a, const 
   team.for_lanes(n, [=](Index i) { Team::store(y + i, Team::load(y + i) + a * Team::load(x + i)); });
 }
 
+// y = a x
+template <class Team>
+PB_HD void scale(const Team& team, Index n, typename Team::Scalar a, const typename Team::Scalar* x,
+                 typename Team::Scalar* y) {
+  team.for_lanes(n, [=](Index i) { Team::store(y + i, a * Team::load(x + i)); });
+}
+
 // b[j][i] = a[i][j] for i < m, j < n.
 template <class Team>
 PB_HD void transpose(const Team& team, Index m, Index n, Matrix<const typename Team::Scalar> a,

@@ -36,8 +36,10 @@
 //   mix_both(shape, t, u, c)  C (+)= both terms; shape.r is not read     (core/lanes.hpp has it for all)
 //   gram(n, q, a, c)          C(p, r) = sum_q A[p, q] A[r, q]          (core/lanes.hpp has it for all)
 //   fetch(n, p)               p[0 .. n) will be read soon; static
+//   labels(p, classes)        p[0 .. kLanes) as a lane, NaN where one is none of the classes; static (all where kLanes > 1)
 //   Part, kParts, parts(p)    a scalar is kParts of the scalars of a team Part, whose rows of few classes stay in registers
 //                             (problems/dual_few.hpp); p[0] as an array of them; static
+//   kTasks, gather(x)         a scalar holds the numbers x[0 .. kTasks) of as many tasks; static
 //   kSlotsAreNear             true: a trajectory is read as fast as scratch, so states are worked on where they are stored
 #pragma once
 

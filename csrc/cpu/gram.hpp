@@ -10,7 +10,7 @@ template <class T>
 struct FewGram {
   static constexpr int kLanes = PackOf<T>::lanes, kRows = 5;
 
-  PB_NOINLINE static void run(Index count, Matrix<const T> a, Strided<T> c) {
+  PB_NOINLINE static void run(Index count, Matrix<const T> a, const Strided<T>& c) {
     rows<0, 2>(count, a, c);
     rows<2, kRows>(count, a, c);
   }

@@ -98,6 +98,9 @@ struct Lanes : OneThread {
   static Lane load(const Scalar* p) { return *p; }
   static void store(Scalar* p, Lane x) { *p = x; }
 
+  // A number of each task.
+  static Scalar gather(const T (&x)[kTasks]) { return {load_pack(x), load_pack(x + kTasks / 2)}; }
+
   // p[0 .. n) will be read soon.
   static void fetch(Index n, const Scalar* p) {
 #pragma GCC unroll 4

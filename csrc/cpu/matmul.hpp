@@ -88,7 +88,7 @@ inline constexpr Index kRowsAhead = 8;  // how far before their use rows of B ar
 
 // Rows of A in blocks of about even heights, each of which fetches its part of the rows ahead.
 template <class Tile, class T>
-PB_NOINLINE void dots_by(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+PB_NOINLINE void dots_by(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
     with_constant<Tile::kColumns>(s.r - r < Tile::kColumns ? s.r - r : Tile::kColumns, [&](auto R) {
       const T* ahead = b[r + kRowsAhead];
@@ -156,7 +156,7 @@ struct FewTile {
 
 // Rows of B in whole packs of outputs; returns how many those are.
 template <class T>
-PB_NOINLINE Index dots_few(const Shape& s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+PB_NOINLINE Index dots_few(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
   constexpr Index lanes = PackOf<T>::lanes;
   const Index whole = c.column == 1 ? s.r - s.r % lanes : 0;
   for (Index r = 0; r < whole; r += lanes) {
@@ -169,33 +169,52 @@ PB_NOINLINE Index dots_few(const Shape& s, Matrix<const T> a, Matrix<const T> b,
 }
 
 template <class T>
-inline void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+inline void dots(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
   if (dots_packs(s)) return dots_packed<T>(s, a, b, c);
   // every tile makes the same sums, in the same order: results do not depend on how rows are shared out
   const bool few = s.p == 4 || s.p == 5;
   if (few) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
     const Index done = dots_few<T>(s, a, b, c);
-    s.r -= done;
-    dots_by<DotsTile<T, 5, 2>>(s, a, {b[done], b.row}, {c.data + done * c.column, c.row, c.column});
+    if (done == s.r) return;
+    dots_by<DotsTile<T, 5, 2>, T>({s.p, s.q, s.r - done, s.accumulate}, a, {b[done], b.row},
+                                  {c.data + done * c.column, c.row, c.column});
   } else if (s.q >= 16 * lanes) {
-    dots_by<DotsTile<T, 3, columns>>(s, a, b, c);
+    dots_by<DotsTile<T, 3, columns>, T>(s, a, b, c);
   } else {  // what ends short sums costs as much as they do, and one pack ends cheapest
-    dots_by<DotsTile<T, 1, lanes>>(s, a, b, c);
+    dots_by<DotsTile<T, 1, lanes>, T>(s, a, b, c);
   }
 }
 
-// out[p] (+)= sum_q A[p, q].
+// out[p] (+)= sum_q A[p, q] of Rows rows, whose sums do not wait for each other.
+template <int Rows, class T>
+PB_INLINE void few_row_sums(Index count, Matrix<const T> a, T* out, bool accumulate) {
+  constexpr int lanes = PackOf<T>::lanes;
+  Pack<T> sums[lanes] = {};
+  Index q = 0;
+  for (; q + lanes <= count; q += lanes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) sums[i] += load_pack(a[i] + q);
+  }
+  if (q < count) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) sums[i] += load_part(a[i] + q, count - q);
+  }
+  const Pack<T> totals = sum_each<T>(sums);
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) out[i] = accumulate ? out[i] + totals[i] : totals[i];
+}
+
+// The same of any number of rows.
 template <class T>
-inline void row_sums(Shape s, Matrix<const T> a, T* out) {
-  constexpr Index lanes = PackOf<T>::lanes;
-  for (Index p = 0; p < s.p; ++p) {
-    Pack<T> sum{};
-    Index q = 0;
-    for (; q + lanes <= s.q; q += lanes) sum += load_pack(a[p] + q);
-    if (q < s.q) sum += load_part(a[p] + q, s.q - q);
-    const T total = sum_lanes<T>(sum);
-    out[p] = s.accumulate ? out[p] + total : total;
+PB_NOINLINE void row_sums(const Shape& s, Matrix<const T> a, T* out) {
+  constexpr Index most = PackOf<T>::lanes < 5 ? PackOf<T>::lanes : 5;
+  for (Index p = 0; p < s.p;) {
+    const Index rows = next_part(s.p - p, most);
+    with_constant<most>(rows, [&](auto P) {
+      few_row_sums<decltype(P)::value, T>(s.q, {a[p], a.row}, out + p, s.accumulate);
+    });
+    p += rows;
   }
 }
 

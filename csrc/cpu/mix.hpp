@@ -21,10 +21,15 @@ struct MixTile {
   static constexpr int kWide = kPackRegisters >= 32 ? 3 : 2;  // packs of the last tile, where sums are kLong
   static constexpr Index kLong = 16;
 
+  // Of a Shape, what becomes of the sums.
+  struct Ends {
+    bool accumulate, stream;
+  };
+
   // P rows by Q packs of C, the last pack of which holds `part` scalars (kLanes: whole). Meanwhile the cache lines from `ahead`
   // on are fetched, `line` scalars apart, one a row of B: all at once, they would be waited for.
   template <int P, int Q>
-  PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Shape s,
+  PB_INLINE static void run(Index r_count, Strided<const T> a, Matrix<const T> b, Matrix<T> c, Ends ends,
                             Index part, const T* ahead, Index line) {
     constexpr Index lanes = PackOf<T>::lanes;
     const bool whole = part == lanes;
@@ -59,30 +64,34 @@ struct MixTile {
       for (int j = 0; j < Q; ++j) {
         T* const out = c[i] + j * lanes;
         if (!whole && j + 1 == Q) {
-          store_part(out, s.accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
-        } else if (s.stream) {
+          store_part(out, ends.accumulate ? load_part(out, part) + sum[i][j] : sum[i][j], part);
+        } else if (ends.stream) {
           stream_pack(out, sum[i][j]);
         } else {
-          store_pack(out, s.accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
+          store_pack(out, ends.accumulate ? load_pack(out) + sum[i][j] : sum[i][j]);
         }
       }
     }
   }
 
-  // By kPacks; in long sums the last three packs together, since a tile of one waits for its own sums.
+  // The columns of C from `done` on, by kPacks; in long sums the last three packs together, since a tile of one waits for its
+  // own sums.
   template <int P>
-  static void row_block(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  static void row_block(const Shape& s, Ends ends, Index done, const Strided<const T>& a, Matrix<const T> b,
+                        Matrix<T> c) {
     constexpr Index lanes = PackOf<T>::lanes;
-    const Index wide = s.r < kLong ? kPacks : kWide, part = s.q % lanes, whole = s.q - part;
-    const Index line = s.ahead != 0 ? 64 / static_cast<Index>(sizeof(T)) : 0;
-    const T* ahead = b.data + s.ahead;
-    Index q = 0;
-    for (; q + wide * lanes < whole; q += kPacks * lanes, ahead += s.r * line)
-      run<P, kPacks>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes, ahead, line);
+    const Index depth = s.r, wide = depth < kLong ? kPacks : kWide, part = (s.q - done) % lanes;
+    const Index whole = s.q - part, line = s.ahead != 0 ? 64 / static_cast<Index>(sizeof(T)) : 0;
+    const T* ahead = b.data + done + s.ahead;
+    Index q = done;
+    for (; q + wide * lanes < whole; q += kPacks * lanes, ahead += depth * line)
+      run<P, kPacks>(depth, a, {b.data + q, b.row}, {c.data + q, c.row}, ends, lanes, ahead, line);
     with_constant<kWide>((whole - q) / lanes, [&](auto packs) {
-      run<P, decltype(packs)::value>(s.r, a, {b.data + q, b.row}, {c.data + q, c.row}, s, lanes, ahead, line);
+      run<P, decltype(packs)::value>(depth, a, {b.data + q, b.row}, {c.data + q, c.row}, ends, lanes, ahead,
+                                     line);
     });
-    if (part > 0) run<P, 1>(s.r, a, {b.data + whole, b.row}, {c.data + whole, c.row}, s, part, ahead, line);
+    if (part > 0)
+      run<P, 1>(depth, a, {b.data + whole, b.row}, {c.data + whole, c.row}, ends, part, ahead, line);
   }
 
   // Whether every whole pack of C may bypass the caches.
@@ -176,35 +185,34 @@ struct PanelTile {
   }
 };
 
-// Rows in blocks of about even heights: a low one would wait for its sums.
+// The columns of C from `done` on, rows in blocks of about even heights: a low one would wait for its sums.
 template <class T>
-inline void mix_rows(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+inline void mix_rows(const Shape& s, Index done, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
   using Tile = MixTile<T>;
-  s.stream = Tile::can_stream(s, c);
+  const typename Tile::Ends ends{s.accumulate, Tile::can_stream(s, {c.data + done, c.row})};
   for (Index p = 0; p < s.p;) {
     const Index rows = next_part(s.p - p, Tile::kRows);
-    const Strided<const T> block{a.data + p * a.row, a.row, a.column};
-    with_constant<Tile::kRows>(
-        rows, [&](auto P) { Tile::template row_block<decltype(P)::value>(s, block, b, {c[p], c.row}); });
+    with_constant<Tile::kRows>(rows, [&](auto P) {
+      Tile::template row_block<decltype(P)::value>(s, ends, done, {a.data + p * a.row, a.row, a.column}, b,
+                                                   {c[p], c.row});
+    });
     p += rows;
   }
 }
 
-// In the fastest way, by whole packs in panels or in rows: all make the same sums.
+// In the fastest way, by whole packs in panels or in rows: all make the same sums. What is larger than two registers is passed
+// by reference, here and below: a copy of what was just written in parts waits until it is in the cache.
 template <class T>
-inline void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+inline void mix(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
   if (mix_packs<T>(s, b)) return mix_packed<T>(s, a, b, c);
   Index done = 0;
   if (fits_thin<T>(s)) {
-    s.stream = MixTile<T>::can_stream(s, c);
-    done = mix_thin<T>(s, a, b, c);
-    s.q -= done;
+    done = mix_thin<T>(s, a, b, c, MixTile<T>::can_stream(s, c));
   } else if (PanelTile<T>::fits(s)) {
     const Term<const T> term{s.r, a, b};
     done = PanelTile<T>::run_all(s, &term, 1, c);
-    s.q -= done;
   }
-  if (s.q > 0) mix_rows<T>(s, a, {b.data + done, b.row}, {c.data + done, c.row});
+  if (done < s.q) mix_rows<T>(s, done, a, b, c);
 }
 
 // mix of two terms at once; `together` says whether both are summed before C is added, which decides about rounding.
@@ -214,12 +222,11 @@ inline void mix_both(Shape s, Term<const T> first, Term<const T> second, Matrix<
   if (together) {
     const Term<const T> terms[]{first, second};
     done = PanelTile<T>::run_all(s, terms, 2, c);
-    s.q -= done;
   }
-  if (s.q == 0) return;
+  if (done == s.q) return;
   for (const Term<const T>& term : {first, second}) {
     s.r = term.r;
-    mix_rows<T>(s, term.a, {term.b.data + done, term.b.row}, {c.data + done, c.row});
+    mix_rows<T>(s, done, term.a, term.b, c);
     s.accumulate = true;
   }
 }

@@ -210,6 +210,12 @@ inline V larger(V a, V b) {
   return a > b ? a : b;
 }
 
+template <class V, class T>
+  requires(!std::is_arithmetic_v<V>)
+inline V one_where(V a, T b, V other) {
+  return a == b ? V{} + T(1) : other;
+}
+
 // The second where either is NaN: one instruction, which the compiler does not find.
 template <class T>
 PB_INLINE Pack<T> larger_or_nan(Pack<T> a, Pack<T> b) {

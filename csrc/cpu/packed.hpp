@@ -132,7 +132,7 @@ bool mix_packs(const Shape& s, Matrix<const T> b) {
 }
 
 template <class T>
-PB_NOINLINE void mix_packed(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+PB_NOINLINE void mix_packed(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
   using Tile = PackedTile<T>;
   Tile tile;
   const Index most = Tile::depth_of(s.r);
@@ -151,7 +151,7 @@ PB_NOINLINE void mix_packed(const Shape& s, Strided<const T> a, Matrix<const T> 
 inline bool dots_packs(const Shape& s) { return s.p >= 16; }
 
 template <class T>
-PB_NOINLINE void dots_packed(const Shape& s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) {
+PB_NOINLINE void dots_packed(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
   using Tile = PackedTile<T>;
   Tile tile;
   const Index most = Tile::depth_of(s.q);

@@ -6,6 +6,7 @@
 
 #include "core/team.hpp"
 #include "cpu/gram.hpp"
+#include "cpu/labels.hpp"
 #include "cpu/matmul.hpp"
 #include "cpu/pack.hpp"
 #include "cpu/pack_math.hpp"
@@ -59,12 +60,14 @@ struct Solo : OneThread {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = PackOf<T>::lanes;
+  static constexpr int kFewClasses = 5;  // whose scores stay in registers
   static constexpr RowCut kRowCut = kCpuRowCut;
   static constexpr bool kSlotsAreNear = true;
 
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
   static bool vanishes(T x) { return x == 0; }
+  static Lane labels(const std::int64_t* p, Index classes) { return pack_labels<T>(p, classes); }
 
   Wide wide() const { return {}; }
 
@@ -106,9 +109,13 @@ struct Solo : OneThread {
     for (Index i = 0; i < n; ++i) f(*this, i);
   }
 
-  void row_sums(Shape s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
-  void mix(Shape s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) const { pb::mix<T>(s, a, b, c); }
-  void dots(Shape s, Matrix<const T> a, Matrix<const T> b, Strided<T> c) const { pb::dots<T>(s, a, b, c); }
+  void row_sums(const Shape& s, Matrix<const T> a, T* out) const { pb::row_sums<T>(s, a, out); }
+  void mix(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) const {
+    pb::mix<T>(s, a, b, c);
+  }
+  void dots(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) const {
+    pb::dots<T>(s, a, b, c);
+  }
   void gram(Index n, Index q, Matrix<const T> a, Strided<T> c) const {
     Gram<T>::run(n, q, a, c, 0, Gram<T>::blocks(n));
   }
@@ -145,6 +152,7 @@ struct Crew {
   static Lane load(const T* p) { return load_pack(p); }
   static void store(T* p, Lane x) { store_pack(p, x); }
   static bool vanishes(T x) { return x == 0; }
+  static Lane labels(const std::int64_t* p, Index classes) { return pack_labels<T>(p, classes); }
 
   Wide wide() const { return {parallel}; }
 

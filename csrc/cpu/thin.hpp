@@ -45,7 +45,7 @@ struct ThinTile {
   }
 
   template <int R, int Q>
-  PB_NOINLINE static void panel(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  PB_NOINLINE static void panel(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
     if (s.accumulate) {
       run<R, Q>(s.p, a, b, c, [](T* p, Pack<T> x) { store_pack(p, load_pack(p) + x); });
     } else {
@@ -55,7 +55,7 @@ struct ThinTile {
 
   // The whole packs of C.
   template <int R>
-  static void run_all(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  static void run_all(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
     constexpr int most = packs(R);
     const Index whole = s.q / kLanes;
     for (Index done = 0; done < whole;) {
@@ -113,7 +113,7 @@ struct StreamTile {
 
   // The whole packs of C.
   template <int R>
-  PB_NOINLINE static void run_all(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+  PB_NOINLINE static void run_all(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
     const Index packs = s.q / kLanes;
     Index p = 0;
     for (; p + kRows <= s.p; p += kRows)
@@ -128,12 +128,12 @@ bool fits_thin(const Shape& s) {
   return s.r > 0 && s.r <= kThin && s.p >= least && s.q >= PackOf<T>::lanes;
 }
 
-// The whole packs of C; returns the number of its columns that they are.
+// The whole packs of C, with `stream` past the caches; returns the number of its columns that they are.
 template <class T>
-Index mix_thin(const Shape& s, Strided<const T> a, Matrix<const T> b, Matrix<T> c) {
+Index mix_thin(const Shape& s, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c, bool stream) {
   with_constant<kThin>(s.r, [&](auto rows) {
     constexpr int r = decltype(rows)::value;
-    s.stream ? StreamTile<T>::template run_all<r>(s, a, b, c) : ThinTile<T>::template run_all<r>(s, a, b, c);
+    stream ? StreamTile<T>::template run_all<r>(s, a, b, c) : ThinTile<T>::template run_all<r>(s, a, b, c);
   });
   return s.q / PackOf<T>::lanes * PackOf<T>::lanes;
 }

@@ -82,6 +82,26 @@ PB_INLINE void transpose_block(Matrix<const double> a, Matrix<double> b) {
     _mm256_storeu_pd(b[half + 1], _mm256_unpackhi_pd(x, y));
   }
 }
+
+// The same of five rows of a to rows of b without gaps, which are five packs: four rows are turned within the halves of a
+// register, and the fifth is put between them.
+PB_INLINE void transpose_five(Matrix<const float> a, float* b) {
+  const __m256 e = _mm256_loadu_ps(a[4]), x0 = _mm256_loadu_ps(a[0]), x1 = _mm256_loadu_ps(a[1]),
+               x2 = _mm256_loadu_ps(a[2]), x3 = _mm256_loadu_ps(a[3]);
+  const __m256 low0 = _mm256_unpacklo_ps(x0, x1), high0 = _mm256_unpackhi_ps(x0, x1);
+  const __m256 low1 = _mm256_unpacklo_ps(x2, x3), high1 = _mm256_unpackhi_ps(x2, x3);
+  const __m256 t0 = _mm256_shuffle_ps(low0, low1, 0x44), t1 = _mm256_shuffle_ps(low0, low1, 0xee),
+               t2 = _mm256_shuffle_ps(high0, high1, 0x44), t3 = _mm256_shuffle_ps(high0, high1, 0xee);
+  const __m256 u1 = _mm256_blend_ps(_mm256_permute_ps(t1, 0x90), e, 0x11),
+               u2 = _mm256_shuffle_ps(_mm256_shuffle_ps(t1, e, 0x5f), t2, 0x48),
+               u3 = _mm256_shuffle_ps(t2, _mm256_shuffle_ps(e, t3, 0x0a), 0x8e),
+               u4 = _mm256_blend_ps(_mm256_permute_ps(t3, 0xf9), e, 0x88);
+  _mm256_storeu_ps(b, _mm256_permute2f128_ps(t0, u1, 0x20));
+  _mm256_storeu_ps(b + 8, _mm256_permute2f128_ps(u2, u3, 0x20));
+  _mm256_storeu_ps(b + 16, _mm256_blend_ps(u4, t0, 0xf0));
+  _mm256_storeu_ps(b + 24, _mm256_permute2f128_ps(u1, u2, 0x31));
+  _mm256_storeu_ps(b + 32, _mm256_permute2f128_ps(u3, u4, 0x31));
+}
 #else
 template <int M = 0, class T>
 PB_INLINE void transpose_block(Matrix<const T> a, Matrix<T> b) {
@@ -106,6 +126,13 @@ PB_NOINLINE void transpose_few(Index m, Index n, Matrix<const T> a, Matrix<T> b)
   constexpr Index lanes = PackOf<T>::lanes;
   const Index roomy = n - ceil_div(lanes, m) + 1;  // rows that have as much as a pack from their begin on
   Index j = 0;
+  if constexpr (requires { transpose_five(a, b.data); }) {
+    if (m == 5) {
+      for (; j + lanes <= n; j += lanes) transpose_five({a.data + j, a.row}, b[j]);
+      if (j < n) transpose_square<T>(m, n - j, {a.data + j, a.row}, {b[j], b.row}, roomy - j);
+      return;
+    }
+  }
   with_constant<lanes - 1>(m, [&](auto M) {
     for (; j + lanes <= roomy; j += lanes)
       transpose_block<decltype(M)::value>(Matrix<const T>{a.data + j, a.row}, Matrix<T>{b[j], b.row});

@@ -56,6 +56,10 @@ template <class T>
 PB_INLINE Twin<T> larger(Twin<T> a, Twin<T> b) {
   return {larger(a.pack[0], b.pack[0]), larger(a.pack[1], b.pack[1])};
 }
+template <class T>
+PB_INLINE Twin<T> one_where(Twin<T> a, T b, Twin<T> other) {
+  return {one_where(a.pack[0], b, other.pack[0]), one_where(a.pack[1], b, other.pack[1])};
+}
 // One half after the other: both at once do not fit the registers.
 template <class T, int N>
 PB_INLINE void falling_exponentials(Twin<T> (&x)[N]) {

@@ -118,8 +118,7 @@ struct SmallFrame {
   __device__ RowBuffers<T> support() const {
     const int n = sizes.rows;
     T *const targets = at(support_), *const rest = targets + kClasses * n;
-    return {
-        n, 1, targets, rest, rest + n, reverse ? rest + 2 * n : nullptr, reverse ? rest + 3 * n : nullptr};
+    return {n, targets, rest, rest + n, reverse ? rest + 2 * n : nullptr, reverse ? rest + 3 * n : nullptr};
   }
 
   __device__ Rows query(const LinearParams<T>& params) const {

@@ -80,16 +80,17 @@ class LinearBundle {
     const Index task = first + lane;
     const Member member;
     const auto& span = problem_.span(lane);
-    head().read(member, params_.w_bar.matrix(task), head_bar_);
-    if (params_.query.rows > 0) {
-      outer_.reverse(member, task, decode(unroll_.point(), lane), left(first, lane), head_bar_);
+    const bool outer = params_.query.rows > 0, given = params_.w_bar || !outer;
+    if (given) head().read(member, params_.w_bar.matrix(task), head_bar_);
+    if (outer) {
+      outer_.reverse(member, task, decode(unroll_.point(), lane), left(first, lane), head_bar_, given);
     }
     span.decode_pullback(member, Problem::in_lane(unroll_.point(), lane), head_bar_,
-                         Problem::in_lane(unroll_.point_bar(), lane));
+                         Problem::in_lane(unroll_.point_bar(), lane), true);
     for (Index k = 0; params_.buffers_bar && k < unroll_.buffers(); ++k) {
       head().read(member, params_.buffers_bar[k].matrix(task), head_bar_);
       span.decode_pullback(member, Problem::in_lane(unroll_.buffer(k), lane), head_bar_,
-                           Problem::in_lane(unroll_.buffer_bar(k), lane));
+                           Problem::in_lane(unroll_.buffer_bar(k), lane), false);
     }
   }
 

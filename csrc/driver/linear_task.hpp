@@ -85,10 +85,10 @@ class LinearTask {
     const Index state_size = unroll_.state_size();
     team.for_each(state_size, [=](Index i) { w_bar[i] = 0; });
     if constexpr (Problem::kDecodes) unroll_.finish(team, problem_, optimizer, params_, trajectory(task));
-    problem_.decode_pullback(team, unroll_.point(), head_bar_, w_bar);
+    problem_.decode_pullback(team, unroll_.point(), head_bar_, w_bar, true);
     for (Index k = 0; params_.buffers_bar && k < unroll_.buffers(); ++k) {
       problem_.head().read(team, params_.buffers_bar[k].matrix(task), head_bar_);
-      problem_.decode_pullback(team, unroll_.buffer(k), head_bar_, unroll_.buffer_bar(k));
+      problem_.decode_pullback(team, unroll_.buffer(k), head_bar_, unroll_.buffer_bar(k), false);
     }
   }
 

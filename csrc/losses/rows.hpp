@@ -29,6 +29,12 @@ struct Row {
   PB_HD PB_MERGED operator ConstRow<Team>() const { return {data, stride}; }
 };
 
+// What a loss knows of the value of a row before it takes a logarithm.
+template <class Team>
+struct BegunValue {
+  typename Team::Lane total, inner;
+};
+
 // How many classes of a row a team holds in registers.
 template <class Team>
 constexpr int few_classes() {

@@ -20,6 +20,13 @@ struct Softmax {
   template <class Team>
   PB_HD PB_MERGED static typename Team::Lane evaluate(Row<Team> z, ConstRow<Team> y,
                                                       typename Team::Lane sigma, Index classes) {
+    const auto begun = begin_value<Team>(z, y, classes);
+    return finish_value<Team>(begun, sigma);
+  }
+
+  // The same in two stages, first p and what does not take a logarithm.
+  template <class Team>
+  PB_HD PB_MERGED static BegunValue<Team> begin_value(Row<Team> z, ConstRow<Team> y, Index classes) {
     using Lane = typename Team::Lane;
     const Lane top = maximum<Team>(z, classes);
     Lane inner{};
@@ -27,7 +34,11 @@ struct Softmax {
         exponentials(z, top, classes, [&](Index k, Lane shifted) PB_MERGED { inner += y[k] * shifted; });
     const Lane inverse = typename Team::Real(1) / total;
     for (Index k = 0; k < classes; ++k) z.set(k, z[k] * inverse);
-    return sigma * logarithm(total) - inner;  // sigma = sum y: the shift cancels
+    return {total, inner};
+  }
+  template <class Team>
+  PB_HD PB_MERGED static typename Team::Lane finish_value(BegunValue<Team> begun, typename Team::Lane sigma) {
+    return sigma * logarithm(begun.total) - begun.inner;  // sigma = sum y: the shift cancels
   }
 
   // z becomes p.

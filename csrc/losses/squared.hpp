@@ -17,6 +17,15 @@ struct Squared {
                                                       typename Team::Lane sigma, Index outputs) {
     return value<Team>(z, y, sigma, outputs);
   }
+  template <class Team>
+  PB_HD PB_MERGED static BegunValue<Team> begin_value(Row<Team> z, ConstRow<Team> y, Index outputs) {
+    using Lane = typename Team::Lane;
+    return {value<Team>(z, y, Lane{}, outputs), Lane{}};
+  }
+  template <class Team>
+  PB_HD PB_MERGED static typename Team::Lane finish_value(BegunValue<Team> begun, typename Team::Lane) {
+    return begun.total;
+  }
 
   template <class Team>
   PB_HD PB_MERGED static void predict(Row<Team>, Index) {}

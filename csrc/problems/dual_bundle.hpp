@@ -38,9 +38,9 @@ class DualBundle {
   void load(const Lanes& team, Index first, bool reverse, T* kept) {
     if (kept) loop_.put_gram(kept);
     loop_.load(team, params_, first, reverse);
+    load_rows(team, params_.support, first, params_.classes, loop_.rows().buffers());
     for (Index lane = 0; lane < kTasks; ++lane) {
       const Index task = first + (lane < team.count ? lane : team.count - 1);
-      load_rows(Member{}, params_.support, task, params_.classes, rows(lane));
       if (kept) spans_[lane].put_gram(in_lane(kept, lane));
       spans_[lane].load(Member{}, task, reverse, kept && reverse);
     }
@@ -64,8 +64,8 @@ class DualBundle {
     for (Index lane = 0; lane < team.count; ++lane) {
       spans_[lane].start_pullback(Member{}, in_lane(w_bar, lane));
       spans_[lane].store_cotangents(Member{});
-      store_rows(Member{}, params_.support, first + lane, params_.classes, rows(lane));
     }
+    store_rows(team, params_.support, first, params_.classes, loop_.rows().buffers());
     loop_.store_cotangents(team, params_, first);
   }
 
@@ -84,17 +84,6 @@ class DualBundle {
             in_lane(all.gram_bar, lane),
             in_lane(all.z0_bar, lane),
             square_};
-  }
-
-  RowBuffers<Real> rows(Index lane) const {
-    const RowBuffers<T> all = loop_.rows().buffers();
-    return {all.stride,
-            kTasks,
-            in_lane(all.targets, lane),
-            in_lane(all.sigma, lane),
-            in_lane(all.scale, lane),
-            in_lane(all.scale_bar, lane),
-            in_lane(all.targets_bar, lane)};
   }
 
   const LinearParams<Real>& params_;

@@ -37,8 +37,8 @@ class LinearDual {
 
   PB_HD const T* decode(const Team& team, const T* w, T* out) const { return span_.decode(team, w, out); }
 
-  PB_HD void decode_pullback(const Team& team, const T* w, const T* head_bar, T* w_bar) const {
-    span_.decode_pullback(team, w, head_bar, w_bar);
+  PB_HD void decode_pullback(const Team& team, const T* w, const T* head_bar, T* w_bar, bool first) const {
+    span_.decode_pullback(team, w, head_bar, w_bar, first);
   }
 
   PB_HD Index predictions_size() const { return loop_.predictions_size(); }

@@ -46,13 +46,17 @@ class LinearHead {
     member.dots({classes_, features_, rows, false, false, rounded}, weight(head), x, {out, score_stride, 1});
   }
 
-  // head += R X for rows of x with class-major coefficients R [c, stride of r], whose padding to whole lanes is zero.
+  // head (+)= R X for rows of x with class-major coefficients R [c, stride of r], whose padding to whole lanes is zero.
   // `ahead`: see Shape.
   template <class Member>
   PB_HD void gather(const Member& member, const T* r, Index r_stride, Matrix<const T> x, Index rows, T* head,
-                    bool rounded = false, Index ahead = 0) const {
-    member.mix({classes_, features_, rows, true, false, rounded, ahead}, {r, r_stride, 1}, x, weight(head));
-    if (bias_) member.row_sums({classes_, round_up(rows, Team::kLanes), 0, true}, {r, r_stride}, bias(head));
+                    bool rounded = false, Index ahead = 0, bool accumulate = true) const {
+    if (!accumulate) clear_rest(member, head);
+    member.mix({classes_, features_, rows, accumulate, false, rounded, ahead}, {r, r_stride, 1}, x,
+               weight(head));
+    if (bias_) {
+      member.row_sums({classes_, round_up(rows, Team::kLanes), 0, accumulate}, {r, r_stride}, bias(head));
+    }
   }
 
   // x_bar (+)= R^T W: what gather and scores send back to the features.
@@ -63,6 +67,17 @@ class LinearHead {
   }
 
  private:
+  // Zeroes all but the weights: the padding of their rows, the bias, its padding.
+  template <class Member>
+  PB_HD void clear_rest(const Member& member, T* head) const {
+    const Index features = features_, stride = stride_, begin = regularised();
+    if (stride > features) {
+      member.for_pairs(classes_, stride - features,
+                       [=](Index k, Index j) { head[k * stride + features + j] = 0; });
+    }
+    member.for_each(size() - begin, [=](Index i) { head[begin + i] = 0; });
+  }
+
   Index features_, classes_, stride_;
   bool bias_;
 };

@@ -110,7 +110,7 @@ class LinearNormal {
     return out;
   }
 
-  PB_HD void decode_pullback(const Team& team, const T*, const T* head_bar, T* w_bar) const {
+  PB_HD void decode_pullback(const Team& team, const T*, const T* head_bar, T* w_bar, bool) const {
     const Index features = params_.features, stride = stride_;
     const Matrix<const T> weight = head_.weight(head_bar);
     const T* const bias = head_.bias(head_bar);

@@ -8,6 +8,7 @@
 // behind, and the s residual of every row: [head | c x stride of rows].
 #pragma once
 
+#include "core/constant.hpp"
 #include "problems/linear_head.hpp"
 #include "problems/linear_rows.hpp"
 #include "problems/linear_sweep.hpp"
@@ -27,7 +28,7 @@ class LinearOuter {
         rows_(arena, params.query, params.classes, reverse),
         sweep_(arena, params.query.rows, params.features, head_.size(), 0, true) {
     if (reverse) residual_ = arena.take<T>(residuals_size());
-    values_ = arena.take<T>(rows_.stride());
+    values_ = arena.take<T>(2 * rows_.stride());
   }
 
   // Scalars of what forward() leaves.
@@ -45,26 +46,40 @@ class LinearOuter {
     const Matrix<T> logits = params_.logits.matrix(task_);
     const bool wanted = left != nullptr;
     T* const residuals = wanted ? left + head_.size() : nullptr;
-    sweep_.sum(team, left, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      const Matrix<const T> x{x_[first], x_.row};
-      T *const scores = rows_.scores() + first, *const residual = wanted ? residuals + first : nullptr;
-      head_.scores(member, head, x, rows, scores, stride);
-      shift(member, rows, head_.bias(head), scores, {logits[first], logits.row});
-      member.for_lanes(rows, [=, this](Index i) {
-        Team::store(values_ + first + i, rows_.evaluate(first + i));
-        if (wanted) rows_.residual(first + i, {residual + i, stride});
-      });
-      // This block comes out of a cache, scores() has just read it: the next one can be fetched meanwhile.
-      if (wanted) head_.gather(member, residual, stride, x, rows, partial, false, ahead(first, rows));
-    });
+    sweep_.sum(
+        team, left,
+        [=, this](const auto& member, Index first, Index rows, T* partial, bool accumulate = true) {
+          const Matrix<const T> x{x_[first], x_.row};
+          T *const scores = rows_.scores() + first, *const residual = wanted ? residuals + first : nullptr;
+          head_.scores(member, head, x, rows, scores, stride);
+          shift(member, rows, head_.bias(head), scores, {logits[first], logits.row});
+          T *const totals = values_ + first, *const inner = totals + stride;
+          with_few([=, this](auto classes) {
+            member.for_lanes(rows, [=, this](Index i) PB_MERGED {
+              const Row<Team> out{wanted ? residual + i : nullptr, stride};
+              const BegunValue<Team> begun = rows_.begin_value(first + i, classes, out);
+              Team::store(totals + i, begun.total);
+              Team::store(inner + i, begun.inner);
+            });
+          });
+          // Logarithms on their own: a processor looks ahead 250 instructions, and sees several rows of them.
+          member.for_lanes(rows, [=, this](Index i) {
+            const BegunValue<Team> begun{Team::load(totals + i), Team::load(inner + i)};
+            Team::store(totals + i, rows_.finish_value(first + i, begun));
+          });
+          // This block comes out of a cache, scores() has just read it: the next one can be fetched meanwhile.
+          if (!wanted) return;
+          head_.gather(member, residual, stride, x, rows, partial, false, ahead(first, rows), accumulate);
+        });
     T total[1];
     team.template reduce<1>(rows_.count(), total,
                             [=, this](Index i, Lane(&sums)[1]) { sums[0] += Team::load(values_ + i); });
     team.for_each(1, [=, this](Index) { params_.loss[task_] = total[0]; });
   }
 
-  // head_bar += the cotangent of the model, given what forward() left; writes those of the data. Instead of load().
-  PB_HD void reverse(const Team& team, Index task, const T* head, const T* left, T* head_bar) {
+  // head_bar (+)= the cotangent of the model, given what forward() left; writes those of the data. Instead of load().
+  PB_HD void reverse(const Team& team, Index task, const T* head, const T* left, T* head_bar,
+                     bool accumulate = true) {
     const bool of_rows =
         params_.query.weights_bar || params_.query.targets_bar;  // which the residuals do not tell
     of_rows ? load(team, task) : locate(team, task);
@@ -76,33 +91,49 @@ class LinearOuter {
     const T* const residuals = left + head_.size();
     const Index features = params_.tasks * params_.query.rows * params_.features;
     const bool stream = features * static_cast<Index>(sizeof(T)) >= kStreamBytes;
-    if (!extra) add_scaled(team, head_.size(), bar, left, head_bar);
+    if (!extra) {
+      accumulate ? add_scaled(team, head_.size(), bar, left, head_bar)
+                 : scale(team, head_.size(), bar, left, head_bar);
+    }
     if (!extra && !x_bar && !of_rows) return;
-    sweep_.run(team, [=, this](const auto& member, Index first, Index rows, T* partial) {
-      T *const scores = rows_.scores() + first, *const bars = residual_ + first;
-      if (of_rows) {
-        transpose(member, rows, classes, {logits[first], logits.row}, {scores, stride});
-        member.for_lanes(rows,
-                         [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
-      } else {
-        member.for_lanes(rows, [=](Index i) {
-          const ConstRow<Team> residual{residuals + first + i, stride};
-          const Row<Team> out{bars + i, stride};
-          for (Index k = 0; k < classes; ++k) out.set(k, bar * residual[k]);
-        });
-      }
-      if (extra) {
-        member.for_pairs(rows, classes,
-                         [=](Index i, Index k) { bars[k * stride + i] += extra[first + i][k]; });
-        head_.gather(member, bars, stride, {x_[first], x_.row}, rows, partial);
-      }
-      if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false, stream);
-    });
-    if (extra) sweep_.collect(team, head_bar, true);
+    sweep_.run(
+        team,
+        [=, this](const auto& member, Index first, Index rows, T* partial) {
+          T *const scores = rows_.scores() + first, *const bars = residual_ + first;
+          if (of_rows) {
+            transpose(member, rows, classes, {logits[first], logits.row}, {scores, stride});
+            member.for_lanes(
+                rows, [=, this](Index i) { rows_.value_pullback(first + i, bar, {bars + i, stride}); });
+          } else {
+            member.for_pairs(classes, ceil_div(rows, Team::kLanes), [=](Index k, Index j) {
+              const Index i = k * stride + j * Team::kLanes;
+              Team::store(bars + i, bar * Team::load(residuals + first + i));
+            });
+          }
+          if (extra) {
+            member.for_pairs(rows, classes,
+                             [=](Index i, Index k) { bars[k * stride + i] += extra[first + i][k]; });
+            head_.gather(member, bars, stride, {x_[first], x_.row}, rows, partial);
+          }
+          if (x_bar) head_.spread(member, bars, stride, head, rows, {x_bar[first], x_bar.row}, false, stream);
+        },
+        bool(extra));
+    if (extra) sweep_.collect(team, head_bar, accumulate);
     if (of_rows) store_rows(team, params_.query, task_, params_.classes, rows_.buffers());
   }
 
  private:
+  // f(number of classes): a constant, where those are few enough to hold a row in registers.
+  template <class F>
+  PB_HD void with_few(F f) const {
+    constexpr int most = few_classes<Team>();
+    if (most > 1 && params_.classes <= most) {
+      with_constant<most>(params_.classes, f);
+    } else {
+      f(params_.classes);
+    }
+  }
+
   // From where a block begins to where the next one does, or the next task's first; 0 where rows have gaps.
   PB_HD Index ahead(Index first, Index rows) const {
     if (x_.row != params_.features) return 0;

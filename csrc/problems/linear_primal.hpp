@@ -66,7 +66,7 @@ class LinearPrimal {
   // The model as a LinearHead buffer: the point itself.
   PB_HD const T* decode(const Team&, const T* w, T*) const { return w; }
 
-  PB_HD void decode_pullback(const Team& team, const T*, const T* head_bar, T* w_bar) const {
+  PB_HD void decode_pullback(const Team& team, const T*, const T* head_bar, T* w_bar, bool) const {
     team.for_lanes(
         size(), [=](Index i) { Team::store(w_bar + i, Team::load(w_bar + i) + Team::load(head_bar + i)); });
   }

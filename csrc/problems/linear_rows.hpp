@@ -69,7 +69,7 @@ class LinearRows {
   PB_HD Index classes() const { return classes_; }
   PB_HD Index stride() const { return stride_; }
   PB_HD RowBuffers<T> buffers() const {
-    return {stride_, 1, targets_, sigma_, scale_, scale_bar_, targets_bar_};
+    return {stride_, targets_, sigma_, scale_, scale_bar_, targets_bar_};
   }
   // Z, overwritten by P in predict(); [c, stride].
   PB_HD T* scores() const { return scores_; }
@@ -78,7 +78,10 @@ class LinearRows {
 
   // Zeroes the cotangents; padding of the scores becomes finite.
   PB_HD void clear(const Team& team) const {
-    fill_zero(team, own_scores_, classes_ * stride_);
+    const Index stride = stride_, last = stride - Team::kLanes;
+    T* const scores = own_scores_;
+    if (stride > count_)
+      team.for_each(classes_, [=](Index k) { Team::store(scores + k * stride + last, Lane{}); });
     fill_zero(team, scale_bar_, stride_);
     fill_zero(team, targets_bar_, classes_ * stride_);
   }
@@ -141,6 +144,20 @@ class LinearRows {
   PB_HD Lane evaluate(Index i) const {
     const Lane value = Loss::template evaluate<Team>(scores(i), targets(i), Team::load(sigma_ + i), classes_);
     return Team::load(scale_ + i) * value;
+  }
+
+  // The same in two stages; the first leaves R of those rows in out, unless that is null. `classes`: see pullback.
+  template <class Count>
+  PB_HD PB_MERGED BegunValue<Team> begin_value(Index i, Count classes, Row<Team> out) const {
+    BegunValue<Team> begun;
+    on_row(scores(i), classes, [&](Row<Team> z) PB_MERGED {
+      begun = Loss::template begin_value<Team>(z, targets(i), classes);
+      if (out.data) residual(i, classes, z, out);
+    });
+    return begun;
+  }
+  PB_HD Lane finish_value(Index i, BegunValue<Team> begun) const {
+    return Team::load(scale_ + i) * Loss::template finish_value<Team>(begun, Team::load(sigma_ + i));
   }
 
   // Pullback of sum_i s_i value_i at `bar`: residual * bar into out, cotangents of weights and targets

@@ -44,7 +44,7 @@ class LinearSpan {
   // Where K is from now on.
   PB_HD void put_gram(T* gram) { buffers_.gram = gram; }
 
-  // Makes K, unless it is known, and Z0 of one task; zeroes the cotangents that are added to.
+  // Makes K, unless it is known, and Z0 of one task; zeroes the cotangent of W0.
   PB_HD void load(const Team& team, Index task, bool reverse, bool known = false) {
     team.for_each(1, [=, this](Index) {
       task_ = task;
@@ -61,9 +61,7 @@ class LinearSpan {
       head_.read(team, params_.w0.matrix(task), w0_);
       team.dots({classes, params_.features, n}, weights(w0_), x_, buffers_.matrix(buffers_.z0));
     }
-    if (!reverse) return;
-    fill_zero(team, w0_bar_, head_.size());
-    if (x_bar_) clear_features(team, params_.support, params_.features, task);
+    if (reverse) fill_zero(team, w0_bar_, head_.size());
   }
 
   // The part of the initial point that is not zero.
@@ -104,8 +102,8 @@ class LinearSpan {
     return out;
   }
 
-  // w_bar += what a cotangent of the decoded model sends back; also to X and W0.
-  PB_HD void decode_pullback(const Team& team, const T* w, const T* head_bar, T* w_bar) const {
+  // w_bar += what a cotangent of the decoded model sends back; also to X and W0. The `first` of a task writes that of X.
+  PB_HD void decode_pullback(const Team& team, const T* w, const T* head_bar, T* w_bar, bool first) const {
     const Index classes = params_.classes, step = buffers_.step;
     T* const tail_bar = w_bar + bias_offset();
     team.dots({classes, params_.features, rows(), true}, weights(head_bar), x_, buffers_.matrix(w_bar));
@@ -114,7 +112,8 @@ class LinearSpan {
       team.for_each(classes, [=](Index k) { tail_bar[k * step] += bias_bar[k]; });
     }
     if (x_bar_) {
-      team.mix({rows(), params_.features, classes, true}, buffers_.transposed(w), weights(head_bar), x_bar_);
+      team.mix({rows(), params_.features, classes, !first}, buffers_.transposed(w), weights(head_bar),
+               x_bar_);
     }
     if (!w0_) return;
     const T beta_bar = inner(team, head_.regularised(), w0_, head_bar);

@@ -67,13 +67,13 @@ class LinearSweep {
     }
   }
 
-  // f(member, first row, number of rows, partial sum to add to).
+  // f(member, first row, number of rows, partial sum to add to), which is zeroed before where it is `wanted`.
   template <class F>
-  PB_HD void run(const Team& team, F f) const {
+  PB_HD void run(const Team& team, F f, bool wanted = true) const {
     const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
     team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
       T* const partial = this->partial(chunk);
-      member.for_each(size_, [=](Index i) { partial[i] = 0; });
+      if (wanted) member.for_each(size_, [=](Index i) { partial[i] = 0; });
       const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
       for (Index first = begin; first < end; first += block_) {
         f(member, first, first + block_ < end ? block_ : end - first, partial);
@@ -82,16 +82,14 @@ class LinearSweep {
   }
 
   // run(), then out = the sum of the partial sums, unless it is null. Where there is but one, and scratch is no nearer than
-  // memory, it is made in its place.
+  // memory, it is made in its place, of which f's first call, f(.., out, false), writes all.
   template <class F>
   PB_HD void sum(const Team& team, T* out, F f) const {
     if constexpr (requires { requires Team::kSlotsAreNear; }) {
       if (out && chunks_ == 1) {
         return team.chunks(1, [=, this](const auto& member, Index) {
-          fill_zero(member, out, size_);
-          for (Index first = 0; first < rows_; first += block_) {
-            f(member, first, first + block_ < rows_ ? block_ : rows_ - first, out);
-          }
+          for (Index first = 0; first < rows_; first += block_)
+            f(member, first, first + block_ < rows_ ? block_ : rows_ - first, out, first > 0);
         });
       }
     }

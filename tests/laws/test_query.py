@@ -59,3 +59,31 @@ def test_softmax_is_exact_at_every_size_of_logits(dtype, limit, count):
     assert ((values - softplus(exact, threshold=800)).abs() <= limit * (1 + exact.abs())).all()
     both = torch.stack([torch.zeros_like(exact), exact], -1)
     assert ((residuals[:, 0] - softmax(both, -1)[:, 1]).abs() <= limit).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [1, 8, 19, 75])
+@pytest.mark.parametrize(
+    ("way", "regime"), [(way, regime) for way in ("primal", "dual", "lanes") for regime in regimes(way)]
+)
+def test_where_labels_and_weights_lie_changes_no_bit(way, regime, m, dtype):
+    """Labels side by side or in every second place; one weight for all rows or as many as there are."""
+    tasks, n, d, c = 3, 5, 9, 5
+    x, query, w0 = (torch.randn(tasks, *s, dtype=dtype) for s in ((n, d), (m, d), (d + 1, c)))
+    weight = torch.tensor(0.7, dtype=dtype)
+    labels = [torch.randint(c, (tasks, rows)) for rows in (n, m)]
+    apart = [y.repeat_interleave(2, dim=1)[:, ::2] for y in labels]
+
+    def results(labels, spread):
+        leaves = [t.clone().requires_grad_() for t in (x, query)]
+        problems = [
+            pb.SoftmaxRegression(leaf, y, num_classes=c, weights=spread(weight.expand(y.shape)))
+            for leaf, y in zip(leaves, labels, strict=True)
+        ]
+        losses = pb.ho_objective(*problems, w0, steps=3, optimizer=pb.SGD(0.1), backend="fused")
+        return [losses, *torch.autograd.grad(losses.sum(), leaves)]
+
+    with forced(way, regime):
+        one = results(labels, lambda weights: weights)
+        for other in (results(labels, torch.clone), results(apart, torch.Tensor.contiguous)):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
