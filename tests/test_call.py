@@ -11,6 +11,7 @@ from small_problems import leaf
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import pybilevel as pb
 from pybilevel.engine import itinerary, perceptron, recipe
@@ -284,6 +285,20 @@ def test_an_error_of_a_hook_is_not_ours():
     ):
         pb.unroll(problem, steps=3, optimizer=pb.SGD(0.1))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("tasks", [(), (3,), (2, 3)])
+def test_a_checkpoint_finds_again_what_the_first_call_kept(tasks):
+    """torch compares what a function keeps, run for the first time, with what it keeps when it is run again."""
+    x, y = leaf(*tasks, 6, 4), torch.arange(6).expand(*tasks, 6) % 3
+
+    def loss(x):
+        options = {"steps": 4, "optimizer": pb.SGD(0.3), "num_classes": 3, "backend": "fused"}
+        return pb.ml_objective(x, y, x, y, **options).loss.sum()
+
+    recipe.forget()
+    (gradient,) = torch.autograd.grad(checkpoint(loss, x, use_reentrant=False), x)
+    assert torch.equal(gradient, torch.autograd.grad(loss(x), x)[0])
 
 
 def test_a_profiler_sees_both_halves():

@@ -140,12 +140,12 @@ void forbid_second(variable_list& gradients, const Tensor& anchor) {
 // Whether the outer objective is that of a query set, and one a task.
 bool has_query(const FlatTensors& flat) { return flat[kQuery].has_value(); }
 
-Unrolled run_as_given(const GivenTensors& given, const UnrollConstants& k, bool objective) {
+Unrolled run_as_given(const GivenTensors& given, const UnrollConstants& k) {
   const at::AutoGradMode no_grad(false);
   const at::AutoDispatchBelowADInplaceOrView guard;
   const FlatTensors flat = given.flattened();
   auto [w, buffers, outer, logits, trajectory, status] = run(flat, k);
-  if (!objective && !k.perceptron()) {
+  if (!k.perceptron()) {
     w = given.restored(w);
     buffers = given.restored(buffers, 1);
   }
@@ -204,7 +204,7 @@ struct UnrollNode : torch::autograd::Node {
     if (!trajectory.defined()) trajectory = std::get<4>(run(flat, k));
     Tensor w_bar = bars[0], buffers_bar = bars[1];
     if (!k.perceptron()) {
-      if (!objective) w = given.flattened(w);
+      w = given.flattened(w);
       w_bar = given.flattened(w_bar);
       buffers_bar = given.flattened(buffers_bar, 1);
     }
@@ -240,7 +240,7 @@ void check_transforms(const variable_list& tensors) {
 Unrolled unroll_as_node(const variable_list& tensors, const c10::intrusive_ptr<UnrollConstants>& constants,
                         bool objective) {
   check_transforms(tensors);
-  Unrolled results = run_as_given(GivenTensors(tensors, *constants), *constants, objective);
+  Unrolled results = run_as_given(GivenTensors(tensors, *constants), *constants);
   if (at::GradMode::is_enabled() && torch::autograd::any_variable_requires_grad(tensors)) {
     const NodePointer held = new_node<UnrollNode>();
     auto* const node = static_cast<UnrollNode*>(held.get());

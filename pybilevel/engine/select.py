@@ -30,7 +30,7 @@ LONG_NORMAL = 256
 
 LONG, LONG_MOMENTUM = 32, 8
 """Steps up to which float32 dual coordinates round well even where n > d/2, without and with momentum; see
-`dual_rounds_well`."""
+`dual_rounds_well`. The first is also that of normal ones with momentum where n < 4 d."""
 
 
 def choose_coordinates(size: LinearSize, wanted: Wanted, excluded: Collection[Coordinates]) -> Coordinates:
