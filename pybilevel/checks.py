@@ -25,7 +25,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def is_zero(value: object) -> bool:
     """Whether `value` is the number 0, which leaves its term out; a tensor is none, whatever it holds."""
-    return isinstance(value, (int, float)) and value == 0 and not isinstance(value, bool)
+    return is_number(value) and value == 0
 
 
 def extremes(tensor: Tensor) -> tuple[int | float, int | float]:

@@ -75,7 +75,7 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
         return None
     if getattr(optimizer, "starts_above_zero", False):
         return None
-    native, memory = OPTIMIZERS[optimizer.name], options.get("memory", "auto")
+    native, memory = OPTIMIZERS[optimizer.name], options.get("memory", DEFAULTS["memory"])
     key = (
         inner.kind,
         inner.traits,
@@ -86,8 +86,8 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
         steps,
         type(memory),  # 1 is equal to True
         memory,
-        options.get("backend", "auto"),
-        options.get("precision", "fp32"),
+        options.get("backend", DEFAULTS["backend"]),
+        options.get("precision", DEFAULTS["precision"]),
     )
     x, settings = inner.x, optimizer.settings()
     try:
