@@ -89,17 +89,16 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
         options.get("backend", DEFAULTS["backend"]),
         options.get("precision", DEFAULTS["precision"]),
     )
-    x, settings = inner.x, optimizer.settings()
+    settings = optimizer.settings()
     try:
         hash(key)
-        like = steps, x.shape[:-2], x.dtype, x.device
-        ordered = [
-            _uniform(name, settings[name], *like) if name in settings else None for name in native.settings
-        ]
+        ordered: list[Tensor | None] = [None] * len(native.settings)
+        for name, value in settings.items():
+            ordered[native.settings.index(name)] = _uniform(name, value, steps, inner.x)
         tensors = given_inputs(inner, outer, None, None, ordered)
     except (AttributeError, TypeError, ValueError):  # it is wrong, which its checks will say, or has no form
         return None
-    leaves, dtype = _leaves(w0), x.dtype
+    leaves, dtype = _leaves(w0), inner.x.dtype
     if not (_PLAIN.issuperset(map(type, tensors)) and _are_plain(leaves)):
         return None
     if dtype in LOW_PRECISION or any(leaf.dtype is not dtype for leaf in leaves):  # to be cast
@@ -150,13 +149,11 @@ def _are_plain(tensors: Sequence[Any]) -> bool:
     return _TENSORS.issuperset(map(type, tensors))
 
 
-def _uniform(
-    name: str, value: Any, steps: int, tasks: Sequence[int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _uniform(name: str, value: Any, steps: int, x: Tensor) -> Tensor:
     """`resolve`, which on a CPU makes a number a tensor only once: none is written to."""
-    if type(value) is float and device.type == "cpu":
-        return _number(value, dtype, device)
-    return resolve(name, value, steps, tasks, dtype, device)
+    if type(value) is float and x.is_cpu:
+        return _number(value, x.dtype, x.device)
+    return resolve(name, value, steps, x.shape[:-2], x.dtype, x.device)
 
 
 @lru_cache(KEPT)

@@ -24,17 +24,21 @@ def check_setting(name: str, value: Setting, *, below: float | None = None, posi
     limit = inf if below is None else below
     if type(value) is float and (0.0 < value < limit or (value == 0.0 and not positive)):
         return  # the usual way: loops make an optimizer for every call
-    if is_number(value):
-        return check_range(name, value, below=below, positive=positive)
-    leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
+    if isinstance(value, Tensor) or is_number(value):
+        return _check_leaf(name, value, below, positive)
+    leaves = pytree.tree_leaves(value)
     if not leaves:
         raise TypeError(f"{name} is empty: {value!r}; give a number, a tensor or a pytree shaped like w0")
     for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            check_floating(name, leaf)
-        elif not is_number(leaf):
-            raise TypeError(f"{name} must be a number, a floating tensor or a pytree of these, got {leaf!r}")
-        check_range(name, leaf, below=below, positive=positive)
+        _check_leaf(name, leaf, below, positive)
+
+
+def _check_leaf(name: str, leaf: Any, below: float | None, positive: bool) -> None:
+    if isinstance(leaf, Tensor):
+        check_floating(name, leaf)
+    elif not is_number(leaf):
+        raise TypeError(f"{name} must be a number, a floating tensor or a pytree of these, got {leaf!r}")
+    check_range(name, leaf, below=below, positive=positive)
 
 
 def check_pair(name: str, pair: Any, *, below: float) -> tuple[Setting, Setting]:
