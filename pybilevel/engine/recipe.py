@@ -167,7 +167,7 @@ def _leaves(w0: Any) -> list[Any]:
         return []
     if isinstance(w0, Tensor):
         return [w0]
-    if type(w0) is list and all(type(layer) is tuple for layer in w0):
+    if type(w0) is list and {*map(type, w0)} == {tuple}:
         flat = [leaf for layer in w0 for leaf in layer]
         if _are_plain(flat):
             return flat
