@@ -179,7 +179,7 @@ def time_interleaved(runs: Mapping[str, Run], device: str, effort: Effort) -> di
     gc.freeze()  # what is alive now (modules, inputs) need not be scanned before every sample
     try:
         once = {name: _sample(run, 1, device) for name, run in runs.items()}
-        calls = {name: max(1, min(1000, math.ceil(effort.sample_seconds / once[name]))) for name in runs}
+        calls = {name: _calls(run, once[name], device, effort) for name, run in runs.items()}
         samples = {name: [once[name]] if calls[name] == 1 else [] for name in runs}
         names = list(runs)
         for turn in range(1, effort.repeats + 1):
@@ -199,6 +199,16 @@ def time_interleaved(runs: Mapping[str, Run], device: str, effort: Effort) -> di
         }
         for name, times in samples.items()
     }
+
+
+def _calls(run: Run, first: float, device: str, effort: Effort) -> int:
+    """How many calls last as long as a sample, if the first one took so long; it may take three times as long as others."""
+    calls = _most(effort.sample_seconds / first)
+    return calls if calls == 1 else _most(effort.sample_seconds / _sample(run, calls, device))
+
+
+def _most(calls: float) -> int:
+    return max(1, min(1000, math.ceil(calls)))
 
 
 def _enough(samples: list[float], calls: int, effort: Effort) -> bool:

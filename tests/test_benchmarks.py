@@ -151,12 +151,25 @@ def test_samples_are_interleaved_and_rotated() -> None:
     assert all(len(timing["samples"]) == 3 and timing["calls_per_sample"] == 1 for timing in times.values())
 
 
-def test_an_estimate_shorter_than_a_sample_does_not_count() -> None:
+def test_estimates_shorter_than_a_sample_do_not_count() -> None:
     calls: list[None] = []
     effort = measure.Effort(repeats=2, sample_seconds=10.0)  # 10 s hold more calls than a sample may have
     (timing,) = measure.time_interleaved({"a": lambda: calls.append(None) or {}}, "cpu", effort).values()
     assert timing["calls_per_sample"] == 1000
-    assert len(timing["samples"]) == 2 and len(calls) == 1 + 2 * 1000
+    assert len(timing["samples"]) == 2 and len(calls) == 1 + 1000 + 2 * 1000
+
+
+def test_a_slow_first_call_does_not_shorten_samples() -> None:
+    calls: list[None] = []
+
+    def run() -> dict[str, Any]:
+        time.sleep(0.001 if calls else 0.02)
+        calls.append(None)
+        return {}
+
+    effort = measure.Effort(repeats=1, sample_seconds=0.04)
+    (timing,) = measure.time_interleaved({"a": run}, "cpu", effort).values()
+    assert timing["calls_per_sample"] > 8  # 0.04 s hold two calls like the first
 
 
 def test_who_is_slow_gets_fewer_samples() -> None:
