@@ -202,7 +202,7 @@ def time_interleaved(runs: Mapping[str, Run], device: str, effort: Effort) -> di
 
 
 def _calls(run: Run, first: float, device: str, effort: Effort) -> int:
-    """How many calls last as long as a sample, if the first one took so long; it may take three times as long as others."""
+    """How many calls last as long as a sample; the first, of `first` seconds, may take three times as long."""
     calls = _most(effort.sample_seconds / first)
     return calls if calls == 1 else _most(effort.sample_seconds / _sample(run, calls, device))
 
