@@ -92,10 +92,8 @@ def form_of(inner: Data, outer: Data | None, w0: Any, options: Mapping[str, Any]
     settings = optimizer.settings()
     try:
         hash(key)
-        ordered: list[Tensor | None] = [None] * len(native.settings)
-        for name, value in settings.items():
-            ordered[native.settings.index(name)] = _uniform(name, value, steps, inner.x)
-        tensors = given_inputs(inner, outer, None, None, ordered)
+        uniform = {name: _uniform(name, value, steps, inner.x) for name, value in settings.items()}
+        tensors = given_inputs(inner, outer, None, None, native.ordered(uniform))
     except (AttributeError, TypeError, ValueError):  # it is wrong, which its checks will say, or has no form
         return None
     leaves, dtype = _leaves(w0), inner.x.dtype

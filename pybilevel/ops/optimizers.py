@@ -37,10 +37,7 @@ class NativeOptimizer(NamedTuple):
 
     def bits(self, optimizer: Any) -> int:
         """The flags of an optimizer."""
-        bits = 0
-        for i, name in enumerate(self.flags):
-            bits |= bool(getattr(optimizer, name)) << i
-        return bits
+        return sum(bool(getattr(optimizer, name)) << i for i, name in enumerate(self.flags))
 
 
 optimizer_step = torch.ops.pybilevel.optimizer_step.default

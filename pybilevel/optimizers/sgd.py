@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pybilevel.checks import is_zero
 from pybilevel.optimizers.base import Buffers
-from pybilevel.optimizers.settings import Setting, check_setting, show
+from pybilevel.optimizers.settings import Setting, check_setting, show, used
 
 
 class SGD:
@@ -56,12 +56,7 @@ class SGD:
 
     def settings(self) -> dict[str, Any]:
         """lr, momentum, weight_decay; without the last two where they are the number 0, which `step` does not use."""
-        found = {"lr": self.lr}
-        if self.has_momentum:
-            found["momentum"] = self.momentum
-        if self.has_weight_decay:
-            found["weight_decay"] = self.weight_decay
-        return found
+        return used(self, ("lr",), ("momentum", "weight_decay"))
 
     def init(self, w: Tensor) -> Buffers:
         """A zero velocity, or nothing without momentum."""

@@ -212,8 +212,8 @@ class MLP(Problem):
 
 def check_sizes(sizes: Any) -> tuple[int, ...]:
     """sizes as a tuple; TypeError or ValueError unless they are 2 to MAX_LAYERS + 1 positive integers."""
-    widths = tuple(sizes) if isinstance(sizes, (tuple, list, Sequence)) else ()
-    if {*map(type, widths)} != {int}:
+    widths = tuple(sizes) if isinstance(sizes, Sequence) else ()
+    if not widths or not all(isinstance(width, int) and not isinstance(width, bool) for width in widths):
         raise TypeError(
             f"sizes must be integers, the widths from inputs to outputs, such as (1, 40, 1); got {sizes!r}"
         )

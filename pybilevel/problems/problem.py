@@ -198,8 +198,6 @@ def check_x(x: Tensor) -> None:
 
 def _resolve_l2(l2: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(l2, Tensor):
-        if is_zero(l2):
-            return 0.0
         if not is_number(l2):
             raise TypeError(f"l2 must be a number or a tensor () or [*B], got {type(l2).__name__}")
         check_range("l2", l2)
