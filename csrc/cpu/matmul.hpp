@@ -168,11 +168,10 @@ PB_NOINLINE Index dots_few(const Shape& s, Matrix<const T> a, Matrix<const T> b,
   return whole;
 }
 
+// dots of some rows of A: all tiles make the same sums, in the same order, so results do not depend on how rows are shared out.
 template <class T>
-inline void dots(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
+inline void dots_rows(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
   constexpr int lanes = PackOf<T>::lanes, columns = kPackRegisters >= 32 ? lanes : 4;
-  if (dots_packs(s)) return dots_packed<T>(s, a, b, c);
-  // every tile makes the same sums, in the same order: results do not depend on how rows are shared out
   const bool few = s.p == 4 || s.p == 5;
   if (few) {  // one tile for all of A: the rows of B are read once, in order, as is foreseen best
     const Index done = dots_few<T>(s, a, b, c);
@@ -183,6 +182,19 @@ inline void dots(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Str
     dots_by<DotsTile<T, 3, columns>, T>(s, a, b, c);
   } else {  // what ends short sums costs as much as they do, and one pack ends cheapest
     dots_by<DotsTile<T, 1, lanes>, T>(s, a, b, c);
+  }
+}
+
+// Where there are few registers, a few rows of A after the other over all of B: more rows would not stay in the first-level
+// cache.
+template <class T>
+inline void dots(const Shape& s, Matrix<const T> a, Matrix<const T> b, const Strided<T>& c) {
+  const Index most = kPackRegisters >= 32 ? s.p : 5;
+  if (dots_packs(s)) return dots_packed<T>(s, a, b, c);
+  for (Index p = 0; p < s.p;) {
+    const Index rows = next_part(s.p - p, most);
+    dots_rows<T>({rows, s.q, s.r, s.accumulate}, {a[p], a.row}, b, {c.data + p * c.row, c.row, c.column});
+    p += rows;
   }
 }
 

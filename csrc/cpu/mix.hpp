@@ -75,14 +75,13 @@ struct MixTile {
   }
 
   // The columns of C from `done` on, by kPacks; in long sums the last three packs together, since a tile of one waits for its
-  // own sums.
+  // own sums. `ahead`, `line`: see run().
   template <int P>
   static void row_block(const Shape& s, Ends ends, Index done, const Strided<const T>& a, Matrix<const T> b,
-                        Matrix<T> c) {
+                        Matrix<T> c, const T* ahead, Index line) {
     constexpr Index lanes = PackOf<T>::lanes;
     const Index depth = s.r, wide = depth < kLong ? kPacks : kWide, part = (s.q - done) % lanes;
-    const Index whole = s.q - part, line = s.ahead != 0 ? 64 / static_cast<Index>(sizeof(T)) : 0;
-    const T* ahead = b.data + done + s.ahead;
+    const Index whole = s.q - part;
     Index q = done;
     for (; q + wide * lanes < whole; q += kPacks * lanes, ahead += depth * line)
       run<P, kPacks>(depth, a, {b.data + q, b.row}, {c.data + q, c.row}, ends, lanes, ahead, line);
@@ -185,16 +184,19 @@ struct PanelTile {
   }
 };
 
-// The columns of C from `done` on, rows in blocks of about even heights: a low one would wait for its sums.
+// The columns of C from `done` on, rows in blocks of about even heights: a low one would wait for its sums. Each fetches its
+// part of what is read after B.
 template <class T>
 inline void mix_rows(const Shape& s, Index done, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
   using Tile = MixTile<T>;
   const typename Tile::Ends ends{s.accumulate, Tile::can_stream(s, {c.data + done, c.row})};
-  for (Index p = 0; p < s.p;) {
+  const Index blocks = ceil_div(s.p, Tile::kRows), line = s.ahead != 0 ? 64 / Index(sizeof(T)) / blocks : 0;
+  const T* ahead = b.data + done + s.ahead;
+  for (Index p = 0; p < s.p; ahead += s.r * (s.q - done) / (64 / Index(sizeof(T))) * line) {
     const Index rows = next_part(s.p - p, Tile::kRows);
     with_constant<Tile::kRows>(rows, [&](auto P) {
       Tile::template row_block<decltype(P)::value>(s, ends, done, {a.data + p * a.row, a.row, a.column}, b,
-                                                   {c[p], c.row});
+                                                   {c[p], c.row}, ahead, line);
     });
     p += rows;
   }

@@ -17,8 +17,8 @@ namespace pb::inline PB_ISA {
 
 // As many rows as stay in the first-level cache between the two passes over them; about 96 where the model fills that cache
 // alone, so that it is read from afar less often. Where the next block is fetched meanwhile, two of them stay in a second-level
-// cache of 256 kB: long sums gain more than it costs to find their rows there.
-inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96, 96 << 10};
+// cache: long sums gain more than it costs to find their rows there. Chunks end with a cache line of numbers of rows.
+inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96, 128 << 10, 16};
 
 // The plain loops of a team that is one thread.
 struct OneThread {

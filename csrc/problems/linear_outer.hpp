@@ -134,10 +134,9 @@ class LinearOuter {
     }
   }
 
-  // From where a block begins to where the next one does, or the next task's first; 0 where rows have gaps.
+  // The next block is of this task, or the first one of the next task.
   PB_HD Index ahead(Index first, Index rows) const {
-    if (x_.row != params_.features) return 0;
-    return first + rows < rows_.count() ? rows * x_.row : params_.query.x.task - first * x_.row;
+    return sweep_.ahead(x_, params_.features, first, rows, params_.query.x.task);
   }
 
   PB_HD Index residuals_size() const { return params_.classes * rows_.stride(); }

@@ -25,7 +25,7 @@ class LinearPrimal {
       : params_(params),
         head_(params.features, params.classes, params.bias),
         rows_(arena, params.support, params.classes, reverse),
-        sweep_(arena, params.support.rows, params.features, head_.size()),
+        sweep_(arena, params.support.rows, params.features, head_.size(), 0, true),
         cut_(sweep_.cut(params.support.rows, params.features, head_.size())) {
     residual_ = arena.take<T>(params.classes * rows_.stride());
     if (reverse) work_ = arena.take<T>(params.classes * rows_.stride());
@@ -87,7 +87,7 @@ class LinearPrimal {
         const auto shifted = [=](Index k, Lane z) { return z + bias[k]; };
         rows_.gradient(first + i, shifted, known, {residual_ + first + i, stride});
       });
-      if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial, true);
+      if (wanted) head_.gather(member, residual_ + first, stride, x, rows, partial, true, ahead(first, rows));
     });
     if (!wanted) return;
     sweep_.collect(team, g, false);
@@ -106,7 +106,7 @@ class LinearPrimal {
         const auto shifted = [=](Index k, Lane z) { return z + bias[k]; };
         rows_.pullback(first + i, params_.classes, {u + i, stride}, shifted);
       });
-      head_.gather(member, u, stride, x, rows, partial, true);
+      head_.gather(member, u, stride, x, rows, partial, true, ahead(first, rows));
       if (x_bar_) {
         const Matrix<T> x_bar{x_bar_[first], x_bar_.row};
         head_.spread(member, residual_ + first, stride, v, rows, x_bar, true);
@@ -127,6 +127,8 @@ class LinearPrimal {
   }
 
  private:
+  PB_HD Index ahead(Index first, Index rows) const { return sweep_.ahead(x_, params_.features, first, rows); }
+
   PB_HD void add_regulariser(const Team& team, const T* w, T* g) const {
     if (rho_ != 0) add_scaled(team, head_.regularised(), rho_, w, g);
   }

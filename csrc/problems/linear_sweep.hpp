@@ -44,9 +44,10 @@ class LinearSweep {
     return round_up(ceil_div(chunk, ceil_div(chunk, fit)), unit);
   }
 
-  // How run() cuts such a data set. Whoever wants it keeps it: a member more here, and a CUDA kernel spills.
+  // How run() cuts such a data set, in a pass of that kind. Whoever wants it keeps it: a member more here, and a CUDA kernel
+  // spills.
   PB_HD static RowChunks cut(Index rows, Index features, Index size) {
-    const Index block = block_rows(rows, features, size), chunks = count_chunks(rows, size);
+    const Index block = far_rows(rows, features, size), chunks = count_chunks(rows, size);
     return {rows, features, chunks, round_up(ceil_div(rows, chunks), block), block};
   }
 
@@ -67,15 +68,21 @@ class LinearSweep {
     }
   }
 
+  // How far behind a block of rows of x the next one begins (see Shape), and behind the last one what is `next` scalars behind
+  // row 0; 0 where rows have gaps.
+  PB_HD Index ahead(Matrix<const T> x, Index features, Index first, Index rows, Index next = 0) const {
+    if (x.row != features) return 0;
+    return first + rows < rows_ ? rows * x.row : next - first * x.row;
+  }
+
   // f(member, first row, number of rows, partial sum to add to), which is zeroed before where it is `wanted`.
   template <class F>
   PB_HD void run(const Team& team, F f, bool wanted = true) const {
-    const Index chunk_rows = round_up(ceil_div(rows_, chunks_), block_);
     team.chunks(chunks_, [=, this](const auto& member, Index chunk) {
       T* const partial = this->partial(chunk);
       if (wanted) member.for_each(size_, [=](Index i) { partial[i] = 0; });
-      const Index begin = chunk * chunk_rows, end = begin + chunk_rows < rows_ ? begin + chunk_rows : rows_;
-      for (Index first = begin; first < end; first += block_) {
+      const Index end = begin(chunk + 1);
+      for (Index first = begin(chunk); first < end; first += block_) {
         f(member, first, first + block_ < end ? block_ : end - first, partial);
       }
     });
@@ -107,6 +114,17 @@ class LinearSweep {
   }
 
  private:
+  // The first row of a chunk.
+  PB_HD Index begin(Index chunk) const {
+    Index row;
+    if constexpr (kCut.unit > 0) {
+      row = chunk * ceil_div(rows_, kCut.unit) / chunks_ * kCut.unit;
+    } else {
+      row = chunk * round_up(ceil_div(rows_, chunks_), block_);
+    }
+    return row < rows_ ? row : rows_;
+  }
+
   PB_HD static Index count_chunks(Index rows, Index size) {
     const Index wanted = ceil_div(rows, kCut.chunk), fit = kCut.sums / (size * Index(sizeof(T)) + 1);
     const Index most = fit < kCut.few ? kCut.few : fit < kCut.most ? fit : kCut.most;

@@ -1,4 +1,4 @@
-"""Many classes and features, whose products go through panels (csrc/cpu/packed.hpp), and products of few rows."""
+"""Wide, narrow and tall problems, whose products take different ways (csrc/cpu/packed.hpp, thin.hpp, mix.hpp)."""
 
 import pytest
 import torch
@@ -12,6 +12,11 @@ WIDE = {"n": 41, "m": 37, "d": 270, "c": 100, "tasks": (2,), "steps": 2, "amplit
 NARROW = {"n": 260, "m": 75, "d": 40, "c": 5, "tasks": (2,), "steps": 2, "amplitude": 0.1}
 """Four or five rows of one factor, one to five of the other; more than a panel of examples."""
 
+TALL = {"n": 813, "m": 601, "d": 203, "c": 11, "tasks": (2,), "steps": 2, "amplitude": 0.1}
+"""Uneven chunks of examples, in several blocks each; classes in parts of five and three; no size in whole packs."""
+
+SIZES = {"wide": WIDE, "narrow": NARROW, "tall": TALL}
+
 SGD = [row for row in ROWS if row[-1] == "sgd"]
 DTYPES = [torch.float32, torch.float64]
 
@@ -22,7 +27,7 @@ def case_of(row, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [WIDE, NARROW, NARROW | {"c": 4}], ids=["wide", "narrow", "four"])
+@pytest.mark.parametrize("size", [*SIZES.values(), NARROW | {"c": 4}], ids=[*SIZES, "four"])
 @pytest.mark.parametrize("row", SGD, ids="-".join)
 def test_the_oracle(row, size, dtype):
     case = case_of(row, size, dtype)
@@ -38,7 +43,7 @@ def test_the_oracle(row, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("row", SGD, ids="-".join)
 def test_threads_and_regimes(row, size, dtype):
     """Bitwise the same however rows and tasks are shared out."""
