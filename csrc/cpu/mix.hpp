@@ -100,12 +100,19 @@ struct MixTile {
   }
 };
 
-// Where there are 16 registers: three to five packs of a row at once, so that no tile is one pack wide and waits for its
-// own sums. B is read anew for every two or three rows of C, and has to be in the first-level cache.
+// Where there are 16 registers: three packs of four rows at once, or four or five of two, so that no tile is one pack wide and
+// waits for its own sums. B is read anew for every few rows of C, and has to be in the first-level cache.
 template <class T>
 struct PanelTile {
-  static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 3, kMost = 5;  // packs of a row
-  static constexpr Index kLongest = 128;                                    // rows of B
+  static constexpr Index kLanes = PackOf<T>::lanes, kLeast = 3;  // packs of a row
+  static constexpr Index kLongest = 128;                         // rows of B
+
+  // Packs of the next panel of so many.
+  static constexpr Index width(Index rest) {
+    return rest == 5 || rest == 8 ? 5 : rest == 4 || rest == 7 ? 4 : 3;
+  }
+  // Rows that are made at once of a panel of so many packs.
+  static constexpr int height(int packs) { return packs == 3 ? 4 : 2; }
 
   static bool fits(const Shape& s) {
     const bool hinted = s.stream || s.ahead != 0, one_block = s.p == 5 || s.p == 6;  // of a MixTile
@@ -125,12 +132,13 @@ struct PanelTile {
         add<P, Q>(a, row, b, sum);
         a += next_a, b += next_b;
       };
-      for (Index r = term->r / 2; r > 0; --r) {  // short sums wait for the end of a loop
+      Index r = term->r;
+      for (; Q > 3 && r > 1; r -= 2) {  // short sums of few rows wait for the end of a loop
         next();
         asm("" : "+r"(a), "+r"(b));  // or the compiler finds addresses of its own, and spills sums
         next();
       }
-      if (term->r % 2 != 0) next();
+      for (; r > 0; --r) next();
     }
 #pragma GCC unroll 4
     for (int i = 0; i < P; ++i, c += c_row) {
@@ -142,17 +150,29 @@ struct PanelTile {
     }
   }
 
-  // sum += a b: a column of A by a row of B.
+  // sum += a b: a column of A by a row of B, of which registers hold the one with fewer packs.
   template <int P, int Q>
   PB_INLINE static void add(const T* a, Index row, const T* b, Pack<T> (&sum)[P][Q]) {
-    Pack<T> coefficients[P];
+    if constexpr (Q == 3) {
+      Pack<T> packs[Q];
 #pragma GCC unroll 4
-    for (int i = 0; i < P; ++i) coefficients[i] = in_register<T>(broadcast(a[i * row]));
+      for (int j = 0; j < Q; ++j) packs[j] = in_register<T>(load_pack(b + j * kLanes));
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i) {
+        const Pack<T> coefficient = in_register<T>(broadcast(a[i * row]));
+#pragma GCC unroll 4
+        for (int j = 0; j < Q; ++j) sum[i][j] = multiply_add<T>(coefficient, packs[j], sum[i][j]);
+      }
+    } else {
+      Pack<T> coefficients[P];
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i) coefficients[i] = in_register<T>(broadcast(a[i * row]));
 #pragma GCC unroll 8
-    for (int j = 0; j < Q; ++j) {
-      const Pack<T> pack = in_register<T>(load_pack(b + j * kLanes));
+      for (int j = 0; j < Q; ++j) {
+        const Pack<T> pack = in_register<T>(load_pack(b + j * kLanes));
 #pragma GCC unroll 4
-      for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(coefficients[i], pack, sum[i][j]);
+        for (int i = 0; i < P; ++i) sum[i][j] = multiply_add<T>(coefficients[i], pack, sum[i][j]);
+      }
     }
   }
 
@@ -160,13 +180,13 @@ struct PanelTile {
   template <int Q>
   static void panel(const Term<const T>* terms, int count, Index rows, Index q, Matrix<T> c,
                     bool accumulate) {
-    constexpr int most = Q == 3 ? 3 : 2;
+    constexpr int most = height(Q);
     for (Index p = 0; p < rows;) {
-      const Index height = next_part(rows - p, most);
-      with_constant<most>(height, [&](auto P) {
+      const Index taken = next_part(rows - p, most);
+      with_constant<most>(taken, [&](auto P) {
         run<decltype(P)::value, Q>(terms, count, p, q, c[p] + q, c.row, accumulate);
       });
-      p += height;
+      p += taken;
     }
   }
 
@@ -174,7 +194,7 @@ struct PanelTile {
   static Index run_all(const Shape& s, const Term<const T>* terms, int count, Matrix<T> c) {
     const Index whole = s.q / kLanes;
     for (Index done = 0; done < whole;) {
-      const Index packs = next_part(whole - done, kMost), q = done * kLanes;
+      const Index packs = width(whole - done), q = done * kLanes;
       packs == 5   ? panel<5>(terms, count, s.p, q, c, s.accumulate)
       : packs == 4 ? panel<4>(terms, count, s.p, q, c, s.accumulate)
                    : panel<3>(terms, count, s.p, q, c, s.accumulate);
