@@ -81,6 +81,7 @@ class LinearNormal {
     if (!reverse) return;
     fill_zero(team, square_bar_, square());
     fill_zero(team, linear_bar_, points());
+    fill_zero(team, reference_, points());  // which no pullback tells where there are no steps
     fill_zero(team.wide(), wide_square_bar_, square());
     fill_zero(team.wide(), wide_linear_bar_, points());
   }
