@@ -11,9 +11,9 @@ from cuda_programs import MODES, ROOT, assert_right, emulated
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The program of tests/cpu_threads, one for each set of sanitizers."""
+    """The program of tests/cpu_programs, one for each set of sanitizers."""
     folder = tmp_path_factory.mktemp("shares")
-    source = ROOT / "tests" / "cpu_threads" / "shares.cpp"
+    source = ROOT / "tests" / "cpu_programs" / "shares.cpp"
     return {mode: emulated(folder, "shares", mode, [], [source]) for mode in MODES}
 
 
