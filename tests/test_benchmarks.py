@@ -52,7 +52,7 @@ def test_every_case_runs_tiny_and_everyone_agrees(case: Case) -> None:
     assert statuses["pybilevel"] == "ok"
     assert all(entry["seconds"] > 0 for entry in entries.values() if entry["status"] == "ok")
     assert record["limit_seconds"] > 0
-    assert record["call_seconds"] > 0
+    assert 1e-6 < record["call_seconds"] < 10
 
 
 @pytest.mark.gpu
@@ -224,7 +224,8 @@ def test_the_limit_is_the_slower_of_arithmetic_and_traffic() -> None:
     limits = Limits(flops=1e9, bandwidth=1e8)
     assert limits.seconds(Work(1e9, 1e7, "dual")) == (1.0, "flops")
     assert limits.seconds(Work(1e8, 1e9, "dual")) == (10.0, "bytes")
-    assert all(rate > 0 for rate in measure_limits("cpu", tiny=True))
+    measured = measure_limits("cpu", tiny=True)
+    assert 1e8 < measured.flops < 1e14 and 1e7 < measured.bandwidth < 1e13
 
 
 def test_gpu_script_is_valid_and_names_its_steps() -> None:

@@ -113,6 +113,16 @@ def test_coordinates_and_peak_are_those_of_the_layout(name):
     assert (bought.slots, bought.peak_memory) == (3, explained.peak_memory)
 
 
+def test_bytes_moved_are_inputs_read_and_gradients_written():
+    """To small settings; double features and labels of 64 bits."""
+    large = pb.SoftmaxRegression(
+        torch.randn(400, 50, dtype=torch.float64), torch.arange(400) % 3, num_classes=3
+    )
+    told = pb.explain(pb.unroll, large, **RULE).bytes_moved
+    inputs = 400 * 50 * 8 + 400 * 8
+    assert 2 * inputs <= told < 2.1 * inputs
+
+
 def test_a_hypergradient_is_its_objective():
     found = pb.explain(pb.hypergradient, INNER, OUTER, wrt=X, verify=True, **RULE)
     assert found == pb.explain(pb.ho_objective, INNER, OUTER, **RULE)

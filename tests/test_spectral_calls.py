@@ -29,6 +29,17 @@ def test_going_on_from_a_state_is_one_run():
     assert_all_match(found, exact(case).gradients)
 
 
+def test_it_is_never_chosen_silently():
+    """A call that does not ask for it steps, however many steps there are."""
+    x = torch.randn(40, 6, requires_grad=True)
+    problem, rule = pb.LeastSquares(x, x.detach()[:, :2]), {"steps": 3000, "optimizer": pb.SGD(0.1)}
+    assert pb.explain(pb.unroll, problem, **rule).coordinates != "spectral"
+    found = [pb.unroll(problem, **rule, **asked) for asked in ({}, {"method": pb.Reverse()})]
+    assert torch.equal(*found)
+    grads = [torch.autograd.grad(w.sum(), x)[0] for w in found]
+    assert torch.equal(*grads)
+
+
 def test_each_gradient_alone_is_the_same():
     case, leaves, _ = small(variant="nesterov-decay")
     _, expected = spectral(case)

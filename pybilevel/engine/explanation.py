@@ -11,8 +11,8 @@ class Explanation:
 
     Attributes:
         backend: "fused" or "generic".
-        coordinates: "primal" or "dual" for linear problems in the fused kernels, "spectral" for `pb.Spectral`, else
-            None.
+        coordinates: "primal", "dual" or "normal" for linear problems in the fused kernels, "spectral" for
+            `pb.Spectral`, else None.
         regime: how the work is laid out, in words.
         reasons: why each faster path is not taken, one sentence each.
         schedule: what is stored and recomputed, in words.

@@ -36,7 +36,7 @@ REGIMES = {
 }
 
 CUDA_REGIMES = {
-    "tasks": "a block per task",
+    "tasks": "a block per task (linear: all blocks on one after another where they are few and large for the device)",
     "rows": "all blocks on one task after another",
 }
 
