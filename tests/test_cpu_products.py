@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import MODES, ROOT, assert_right, compiled, run_compiler
+from cuda_programs import ROOT, assert_right, compiled, run_compiler
 
 from pybilevel import _C
 
@@ -25,8 +25,8 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param not in _C.build_info()["isa"]:
         pytest.skip(f"this CPU has no {request.param}")
     folder = tmp_path_factory.mktemp("products")
-    sanitizers = MODES["fibers"]
-    flags = ["-std=c++20", "-O1", "-g", f"-I{ROOT / 'csrc'}", "-Wall", "-Wextra", "-Werror"]
+    sanitizers = ["-fsanitize=address"]
+    flags = ["-std=c++20", "-O0", "-g", f"-I{ROOT / 'csrc'}", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wno-unknown-pragmas", "-Wno-psabi", *SETS[request.param], *sanitizers]
     source = compiled(ROOT / "tests" / "cpu_programs" / "products.cpp", folder, flags)
     target = folder / "products"
