@@ -35,6 +35,14 @@ def emulated(folder: Path, name: str, mode: str, cuda: list[Path], host: list[Pa
     return program
 
 
+def sanitized(folder: Path, source: Path, flags: list[str]) -> Path:
+    """A program of one `source` of the host, under AddressSanitizer, with warnings as errors."""
+    program = folder / source.stem
+    flags = [*_COMMON, *_WARNINGS, "-fsanitize=address", *flags]
+    run_compiler(["g++", *flags, str(source), "-o", str(program)])
+    return program
+
+
 def compiled(source: Path, folder: Path, flags: list[str] | None = None) -> Path:
     """The object file of one source; without flags: the portable CPU kernels, no sanitizer, no warnings."""
     target = folder / f"{source.stem}.o"

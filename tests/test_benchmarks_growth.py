@@ -120,7 +120,7 @@ def saved_bytes(shape: Shape) -> int:
 @pytest.mark.parametrize("name", memory.MEASURED)
 def test_memory_of_every_contender_is_measured(name: str) -> None:
     row = memory.measure(name, 2, "cpu", tiny=True)
-    assert row["status"] == "ok" and isinstance(row["peak_bytes"], int)
+    assert row["status"] == "ok" and row["peak_bytes"] >= 0
 
 
 def test_the_meter_sees_what_a_pass_allocates() -> None:

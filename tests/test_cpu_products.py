@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cuda_programs import ROOT, assert_right, compiled, run_compiler
+from cuda_programs import ROOT, assert_right, sanitized
 
 from pybilevel import _C
 
@@ -24,14 +24,9 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """tests/cpu_programs/products.cpp for an instruction set, under AddressSanitizer."""
     if request.param not in _C.build_info()["isa"]:
         pytest.skip(f"this CPU has no {request.param}")
-    folder = tmp_path_factory.mktemp("products")
-    sanitizers = ["-fsanitize=address"]
-    flags = ["-std=c++20", "-O0", "-g", f"-I{ROOT / 'csrc'}", "-Wall", "-Wextra", "-Werror"]
-    flags += ["-Wno-unknown-pragmas", "-Wno-psabi", *SETS[request.param], *sanitizers]
-    source = compiled(ROOT / "tests" / "cpu_programs" / "products.cpp", folder, flags)
-    target = folder / "products"
-    run_compiler(["g++", *sanitizers, str(source), "-o", str(target)])
-    return target
+    source = ROOT / "tests" / "cpu_programs" / "products.cpp"
+    # without optimisation: compiling it takes longest
+    return sanitized(tmp_path_factory.mktemp("products"), source, ["-O0", "-Wno-psabi", *SETS[request.param]])
 
 
 @needs_gcc

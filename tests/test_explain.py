@@ -114,7 +114,7 @@ def test_coordinates_and_peak_are_those_of_the_layout(name):
 
 
 def test_bytes_moved_are_inputs_read_and_gradients_written():
-    """To small settings; double features and labels of 64 bits."""
+    """All but settings, which are small; features are double, labels of 64 bits."""
     large = pb.SoftmaxRegression(
         torch.randn(400, 50, dtype=torch.float64), torch.arange(400) % 3, num_classes=3
     )

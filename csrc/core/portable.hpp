@@ -39,4 +39,13 @@ using Index = std::int64_t;
 PB_HD constexpr Index round_up(Index n, Index unit) { return (n + unit - 1) / unit * unit; }
 PB_HD constexpr Index ceil_div(Index n, Index unit) { return (n + unit - 1) / unit; }
 
+// How much of `rest` to take next: `most`, but the last two parts are even.
+PB_HD constexpr Index next_part(Index rest, Index most) {
+  return rest <= most ? rest : rest >= 2 * most ? most : (rest + 1) / 2;
+}
+
+// Scalars of a cache line.
+template <class T>
+inline constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
+
 }  // namespace pb

@@ -65,8 +65,8 @@ struct Term {
   Matrix<T> b;
 };
 
-// A pass over rows is cut into chunks of at least `chunk` rows, each run in blocks of at most `block` rows that take about
-// `bytes`; at most `most` chunks, and no more than `few` where their partial sums would take more than `sums` bytes. A sum
+// A pass over rows is cut into chunks of about `chunk` rows at most, each run in blocks of at most `block` rows that take about
+// `bytes`; but no more than `most` chunks, and than `few` where their partial sums would take more than `sums` bytes. A sum
 // of more than twice `bytes` is read from afar for every block: blocks then have about `tall` rows, if that is not 0. A
 // pass that fetches the next block while it reads one a second time takes blocks of about `far` bytes, if that is not 0.
 // Chunks are even, to `unit` rows, or, if that is 0, equal and of whole blocks, so that the last ones may be short. The cut
@@ -75,8 +75,8 @@ struct RowCut {
   Index bytes, block, chunk, most, few, sums, tall = 0, far = 0, unit = 0;
 };
 
-// The cut of one data set: chunk i is the rows from i * chunk on, in blocks of `block` rows, the last of which may be short.
-// A chunk is whole blocks; the last ones may be empty.
+// The cut of one data set where RowCut has no `unit`: chunk i is the rows from i * chunk on, in blocks of `block` rows, the last
+// of which may be short. A chunk is whole blocks; the last ones may be empty.
 struct RowChunks {
   Index rows, features, chunks, chunk, block;
 };

@@ -20,7 +20,6 @@ template <class T, int Rows, int Columns>
 struct DotsTile {
   static constexpr int kLanes = PackOf<T>::lanes, kRows = Rows, kColumns = Columns;
   static constexpr int kTogether = kLanes / kColumns;
-  static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
 
   // The lanes' sums of P rows of A against R rows of B. Meanwhile the cache lines from `ahead` on are fetched, one a turn:
   // this many rows are more streams than processors foresee.
@@ -29,7 +28,7 @@ struct DotsTile {
                             const T* ahead) {
     Index q = 0;
 #pragma GCC unroll 2
-    for (; q + kLanes <= count; q += kLanes, ahead += kLine) {
+    for (; q + kLanes <= count; q += kLanes, ahead += kLine<T>) {
       __builtin_prefetch(ahead);
       Pack<T> x[P];
 #pragma GCC unroll 4
@@ -92,7 +91,7 @@ PB_NOINLINE void dots_by(const Shape& s, Matrix<const T> a, Matrix<const T> b, c
   for (Index r = 0; r < s.r; r += Tile::kColumns) {
     with_constant<Tile::kColumns>(s.r - r < Tile::kColumns ? s.r - r : Tile::kColumns, [&](auto R) {
       const T* ahead = b[r + kRowsAhead];
-      for (Index p = 0; p < s.p; ahead += s.q / Tile::kLanes * Tile::kLine) {
+      for (Index p = 0; p < s.p; ahead += s.q / Tile::kLanes * kLine<T>) {
         const Index rows = next_part(s.p - p, Tile::kRows);
         with_constant<Tile::kRows>(rows, [&](auto P) {
           Tile::template run<decltype(P)::value, decltype(R)::value>(
@@ -116,7 +115,7 @@ struct FewTile {
   PB_INLINE static void run(Index count, Matrix<const T> a, Matrix<const T> b, Matrix<T> c, bool accumulate,
                             const T* ahead) {
     Pack<T> halves[P][kPairs];
-    for (int k = 0; k < kPairs; ++k, ahead += count / kLanes * Pair::kLine) {
+    for (int k = 0; k < kPairs; ++k, ahead += count / kLanes * kLine<T>) {
       Pack<T> sum[P][2] = {};
       Pair::template add<P, 2>(count, a, {b[2 * k], b.row}, sum, ahead);
 #pragma GCC unroll 8

@@ -210,9 +210,9 @@ template <class T>
 inline void mix_rows(const Shape& s, Index done, const Strided<const T>& a, Matrix<const T> b, Matrix<T> c) {
   using Tile = MixTile<T>;
   const typename Tile::Ends ends{s.accumulate, Tile::can_stream(s, {c.data + done, c.row})};
-  const Index blocks = ceil_div(s.p, Tile::kRows), line = s.ahead != 0 ? 64 / Index(sizeof(T)) / blocks : 0;
+  const Index blocks = ceil_div(s.p, Tile::kRows), line = s.ahead != 0 ? kLine<T> / blocks : 0;
   const T* ahead = b.data + done + s.ahead;
-  for (Index p = 0; p < s.p; ahead += s.r * (s.q - done) / (64 / Index(sizeof(T))) * line) {
+  for (Index p = 0; p < s.p; ahead += s.r * (s.q - done) / kLine<T> * line) {
     const Index rows = next_part(s.p - p, Tile::kRows);
     with_constant<Tile::kRows>(rows, [&](auto P) {
       Tile::template row_block<decltype(P)::value>(s, ends, done, {a.data + p * a.row, a.row, a.column}, b,

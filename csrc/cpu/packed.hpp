@@ -13,11 +13,6 @@
 
 namespace pb::inline PB_ISA {
 
-// How much of `rest` to take next: `most`, but the last two parts are even.
-constexpr Index next_part(Index rest, Index most) {
-  return rest <= most ? rest : rest >= 2 * most ? most : (rest + 1) / 2;
-}
-
 template <class T>
 struct PackedTile {
   static constexpr Index kLanes = PackOf<T>::lanes, kPacks = 2, kColumns = kPacks * kLanes;

@@ -17,8 +17,16 @@ namespace pb::inline PB_ISA {
 
 // As many rows as stay in the first-level cache between the two passes over them; about 96 where the model fills that cache
 // alone, so that it is read from afar less often. Where the next block is fetched meanwhile, two of them stay in a second-level
-// cache: long sums gain more than it costs to find their rows there. Chunks end with a cache line of numbers of rows.
-inline constexpr RowCut kCpuRowCut{16 << 10, 64, 256, 16, 4, 4 << 20, 96, 128 << 10, 16};
+// cache: long sums gain more than it costs to find their rows there. Numbers of the rows of a chunk are whole cache lines.
+inline constexpr RowCut kCpuRowCut{.bytes = 16 << 10,
+                                   .block = 64,
+                                   .chunk = 256,
+                                   .most = 16,
+                                   .few = 4,
+                                   .sums = 4 << 20,
+                                   .tall = 96,
+                                   .far = 128 << 10,
+                                   .unit = 16};
 
 // The plain loops of a team that is one thread.
 struct OneThread {
@@ -90,8 +98,7 @@ struct Solo : OneThread {
   }
 
   static void fetch(Index n, const T* p) {
-    constexpr Index line = 64 / sizeof(T);
-    for (Index i = 0; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
+    for (Index i = 0; i < n; i += kLine<T>) __builtin_prefetch(p + i, 0, 2);
   }
 
   template <class F>

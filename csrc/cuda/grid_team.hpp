@@ -56,7 +56,8 @@ struct GridTeam {
   using Series = Vector<E>;
   static constexpr Index kLanes = 1;
   // 264 chunks: two for each of the 132 multiprocessors of an H200. A block of 16 rows stays in the first cache.
-  static constexpr RowCut kRowCut{64 << 10, 16, 16, 264, 16, 64 << 20};
+  static constexpr RowCut kRowCut{
+      .bytes = 64 << 10, .block = 16, .chunk = 16, .most = 264, .few = 16, .sums = 64 << 20};
   static constexpr Index kSlab = kMaxThreads, kMostSlabs = 512;
   // Scalars of shared memory of a block; the rows that it keeps lie behind them.
   static constexpr Index kShared = BlockTeam<T>::kScratch + KeptRows<T>::kHead;

@@ -23,7 +23,8 @@ struct BlockTeam {
   template <class E>
   using Series = Vector<E>;
   static constexpr Index kLanes = 1;
-  static constexpr RowCut kRowCut{1 << 30, 64, 64, 1, 1, 0};         // chunks would run one after the other
+  // One chunk: several would run one after the other.
+  static constexpr RowCut kRowCut{.bytes = 1 << 30, .block = 64, .chunk = 64, .most = 1, .few = 1, .sums = 0};
   static constexpr int kScratch = kMaxSums * (kMaxThreads / kWarp);  // scalars; a multiple of 64 bytes
 
   T* scratch;  // kScratch scalars of shared memory, for the team itself

@@ -8,6 +8,7 @@
 // Here are the features and W0, and nothing of the recurrence: problems/dual_loop.hpp runs that on K and Z0 alone.
 #pragma once
 
+#include "core/arena.hpp"
 #include "core/lanes.hpp"
 #include "problems/linear_data.hpp"
 #include "problems/linear_head.hpp"

@@ -27,7 +27,7 @@ class LinearSweep {
   // As many rows as stay in the first-level cache between the two passes over them, in whole packs; more where the sum does
   // not stay there.
   PB_HD static Index block_rows(Index rows, Index features, Index size) {
-    const Index unit = 64 / static_cast<Index>(sizeof(T)), fit = kCut.bytes / (features * Index(sizeof(T)));
+    const Index unit = kLine<T>, fit = kCut.bytes / (features * Index(sizeof(T)));
     if (kCut.tall > 0 && size * Index(sizeof(T)) > 2 * kCut.bytes) {
       const Index chunk = ceil_div(rows + 1, count_chunks(rows, size)), blocks = ceil_div(chunk, kCut.tall);
       return round_up(ceil_div(chunk, blocks), unit);
@@ -37,15 +37,15 @@ class LinearSweep {
 
   // The same of a pass that fetches the next block while it reads one: see RowCut.
   PB_HD static Index far_rows(Index rows, Index features, Index size) {
-    const Index unit = 64 / static_cast<Index>(sizeof(T)), least = block_rows(rows, features, size);
+    const Index unit = kLine<T>, least = block_rows(rows, features, size);
     const Index fit = kCut.far / (features * Index(sizeof(T)));
     if (fit <= least) return least;
     const Index chunk = ceil_div(rows + 1, count_chunks(rows, size));
     return round_up(ceil_div(chunk, ceil_div(chunk, fit)), unit);
   }
 
-  // How run() cuts such a data set, in a pass of that kind. Whoever wants it keeps it: a member more here, and a CUDA kernel
-  // spills.
+  // How run() cuts such a data set, in a pass of that kind and where RowCut has no `unit`: for keep() and near(). Whoever wants it
+  // keeps it: a member more here, and a CUDA kernel spills.
   PB_HD static RowChunks cut(Index rows, Index features, Index size) {
     const Index block = far_rows(rows, features, size), chunks = count_chunks(rows, size);
     return {rows, features, chunks, round_up(ceil_div(rows, chunks), block), block};

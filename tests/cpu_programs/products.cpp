@@ -5,7 +5,7 @@
 #include <cstring>
 #include <new>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "cpu/matmul.hpp"
 
